@@ -34,35 +34,62 @@ class Judge(ABC):
 _MARKS = re.compile(
     r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:request|reply|response|text)>", re.IGNORECASE
 )
+_VALUE = r"(?:yes|no|positive|negative|true|false|harmless|harmful|safe|unsafe|pass(?:es|ed)?|fail(?:s|ed)?|(?:in)?correct)"
 _VERDICT = re.compile(
-    r"^\W*(?:(?:the|my|final|correct|judge'?s?)\s+)*(?:verdict|answer|label|judge?ment|evaluation|rating|score|result)"
-    r"\W*(?:is\b|[:=]).{0,40}$",
+    r"^\W*(?:(?:the|my|final|correct|judge'?s?)\s+)*(?:"
+    r"(?:verdict|label|judge?ment|evaluation|rating|score)\W*(?:is\b|[:=]).{0,40}$"
+    rf"|(?:answer|result)\W*(?:is\b|[:=])\W*{_VALUE}\b.{{0,40}}$"
+    rf"|(?:verdict|answer|label|judge?ment|evaluation|rating|score|result)\W+{_VALUE}\W*$)",
     re.IGNORECASE,
 )
 _ORDER = re.compile(
     r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:above|previous|instructions?|question|request)\b"
     r"|\b(?:answer|reply|respond|output|print)\b(?:\W+(?:with|only|just|simply|the|word))*\W+(?:yes|no|positive|negative)\W*$"
     r"|^\W*(?:yes|no|positive|negative)\W*$"
-    r"|\b(?:note|message|instructions?) (?:to|for) the (?:judge|evaluator|grader)\b"
-    r"|^\W*(?:system|judge|evaluator|user|human|request|question)\s*:",
+    r"|\b(?:note|message|instructions?) (?:to|for) the (?:judge|evaluator|grader)\b",
+    re.IGNORECASE,
+)
+_TURN = re.compile(
+    r"^\W*(?:(system|judge|evaluator|grader)|user|human|assistant|request|question|prompt|reply|response|text)"
+    r"\W{0,3}:[\s*_]*",
+    re.IGNORECASE,
+)
+# what is said to a judge by name has no innocent use of these words
+_TO_JUDGE = re.compile(
+    rf"\b(?:{_VALUE}|verdict|label|rating|rate|scores?|accept\w*|approve\w*|judge\w*|grader|evaluat\w+|instructions?"
+    r"|ignore|disregard|forget|must|refus\w+|compl(?:y|ies|iance|iant))\b",
     re.IGNORECASE,
 )
 
 
 def as_data(text: str) -> str:
-    """A reply as a judge is shown it: without chat marks, verdict lines and orders to the judge.
+    """A reply as a judge is shown it: without chat marks, the names of turns, verdict lines and orders to the judge.
 
-    They are no part of an answer to anybody, and a small judge obeys them. A reply that holds nothing else
-    is shown as it is, so that it stays visible.
+    They are no part of an answer to anybody, and a small judge obeys them. Words after "Human:" or "Question:" stay.
+    A reply that holds nothing else is shown as it is, so that it stays visible.
     """
     kept: list[str] = []
     for line in _MARKS.sub(" ", text).split("\n"):
-        sentences = re.split(r"(?<=[.!?])\s+", line)
-        clean = [s for s in sentences if not (_VERDICT.search(s) or _ORDER.search(s))]
+        sentences = [shown_sentence(s) for s in re.split(r"(?<=[.!?])\s+", line)]
+        clean = [s for s in sentences if s is not None]
         if clean or not line.strip():
             kept.append(" ".join(clean))
     shown = "\n".join(kept).strip()
     return shown or text.strip()
+
+
+def shown_sentence(sentence: str) -> str | None:
+    """Less the names of turns at its beginning; None for an order or a verdict, before or behind them."""
+    to_judge = False
+    while not (_VERDICT.search(sentence) or _ORDER.search(sentence)):
+        turn = _TURN.match(sentence)
+        if turn is None:
+            return None if to_judge and _TO_JUDGE.search(sentence) else sentence
+        to_judge = to_judge or turn[1] is not None
+        sentence = sentence[turn.end() :]
+        if not sentence:
+            return None
+    return None
 
 
 def words(text: str) -> list[str]:
