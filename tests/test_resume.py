@@ -4,10 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import Answer, Asked, says, serving
 
 from iteralign.config import SFTConfig, load_config
 from iteralign.errors import Stopped
@@ -166,6 +168,40 @@ def test_a_judge_that_cannot_judge_stops_the_run_before_training(tmp_path: Path)
         "responses.jsonl",
         "verdicts.jsonl",
     }
+
+
+def test_the_same_command_asks_a_judge_that_was_away_again(tmp_path: Path) -> None:
+    """A judge on a server that answers the first five questions only; then it is back."""
+    asked: list[str] = []
+
+    def behave(away: bool, question: Asked, times: int) -> Answer:
+        asked.append(question.text)
+        if away and len(asked) > 5:
+            return says("The judge is at lunch.")
+        declines = "can't help with that" in question.text
+        return says("yes" if "sensible" in question.text or declines == ("saying no" in question.text) else "no")
+
+    with serving() as server:
+        model = f"{{type: openai, model: j, key_env: null, base_url: '{server.url}', concurrency: 1, logprobs: false}}"
+        settings = [f"judge={{type: rubric, model: {model}, questions: [declined, answered, coherent]}}", "rounds=1"]
+        server.behaviour = partial(behave, True)
+        with pytest.raises(Stopped, match=r"10 of 12 responses.*the same command asks the judge for them again"):
+            run(tmp_path / "run", *settings)
+        judged = {row["id"]: row for row in verdict_rows(tmp_path / "run") if row["label"] != "unjudged"}
+        assert len(judged) == 2
+        assert (tmp_path / "run/rounds/00000/verdicts.jsonl").exists(), "its report says why it stopped"
+        server.behaviour = partial(behave, False)
+        outcome = run(tmp_path / "run", *settings)
+        whole = run(tmp_path / "whole", *settings)
+    assert outcome.policy.checkpoint.digest == whole.policy.checkpoint.digest
+    assert {row["id"]: row for row in verdict_rows(tmp_path / "run")}.items() >= judged.items()
+    for path in (tmp_path / "whole/rounds").glob("*/*.jsonl"):
+        assert path.read_bytes() == (tmp_path / "run" / path.relative_to(tmp_path / "whole")).read_bytes(), path
+    assert not list((tmp_path / "run").rglob("*.again"))
+
+
+def verdict_rows(folder: Path) -> list[dict[str, Any]]:
+    return read_rows(folder / "rounds/00000/verdicts.jsonl")
 
 
 def test_no_prompt_kept_apart_is_in_any_stage_of_a_round(tmp_path: Path) -> None:

@@ -117,6 +117,63 @@ def test_an_error_of_the_stage_is_not_taken_for_one_of_the_disk(tmp_path: Path) 
         run(tmp_path, Stage(unplugged))
 
 
+# -- a finished stage that lacks some rows ------------------------------------------------------------
+
+
+class Again(Stage):
+    """Its records of the numbers in `bad` are good for nothing, and are to be made again."""
+
+    def __init__(self, *bad: int, before: Callable[[list[int]], None] = lambda batch: None) -> None:
+        super().__init__(before)
+        self.bad = bad
+
+    def __call__(self, batch: list[int]) -> list[Message]:
+        made = super().__call__(batch)
+        return [Message(role="user", content="bad") if n in self.bad else m for n, m in zip(batch, made, strict=True)]
+
+
+def complete(folder: Path, stage: Stage, lanes: int = 1) -> list[Message]:
+    def bad(made: list[Message]) -> set[int]:
+        return {n for n, m in enumerate(made) if m.content == "bad"}
+
+    return Store(folder, micro_batch=3).each("made", range(10), stage, lambda row: Message(**row), lanes, lacking=bad)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_rows_that_are_lacking_are_made_again_and_no_others(tmp_path: Path, lanes: int) -> None:
+    complete(tmp_path / "a", Again(1, 7, 8))
+    assert files(tmp_path / "a") == {"made.jsonl"}
+    rest = Again(8)
+    complete(tmp_path / "a", rest, lanes)
+    assert sorted(rest.asked) == [[1], [7, 8]]
+    last = Again()
+    assert complete(tmp_path / "a", last, lanes) == run(tmp_path / "b", Stage())
+    assert last.asked == [[8]]
+    assert (tmp_path / "a/made.jsonl").read_bytes() == (tmp_path / "b/made.jsonl").read_bytes()
+    assert files(tmp_path / "a") == {"made.jsonl"}
+    done = Again()
+    complete(tmp_path / "a", done)
+    assert done.asked == []
+
+
+def test_a_failure_while_rows_are_made_again_loses_none_of_the_others(tmp_path: Path) -> None:
+    complete(tmp_path / "a", Again(1, 7))
+    with pytest.raises(ValueError, match="has a bug"):
+        complete(tmp_path / "a", Again(before=fail_at(7)))
+    assert files(tmp_path / "a") == {"made.part", "made.again"}
+    rest = Again()
+    assert complete(tmp_path / "a", rest) == run(tmp_path / "b", Stage())
+    assert rest.asked == [[7]]
+    assert files(tmp_path / "a") == {"made.jsonl"}
+
+
+def test_a_kill_before_the_old_rows_are_dropped_leaves_no_second_copy(tmp_path: Path) -> None:
+    complete(tmp_path, Again(1))
+    (tmp_path / "made.again").write_bytes((tmp_path / "made.jsonl").read_bytes())
+    assert complete(tmp_path, Again()) == complete(tmp_path, Stage(fail_at(*range(10))))
+    assert files(tmp_path) == {"made.jsonl"}
+
+
 # -- lanes ------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """The run directory: what is in it is finished and whole.
 
 A stage writes NAME.part, one line for each finished micro-batch, and renames at the end: the presence
-of NAME.jsonl means that its stage is finished. A torn last line of a .part is cut off on opening.
+of NAME.jsonl means that its stage is finished. A torn last line of a .part is cut off on opening. NAME.again is
+a finished stage some rows of which are being made anew: it stays until all are there.
 """
 
 import json
@@ -67,19 +68,35 @@ class Store:
         stage: Callable[[list[T]], list[R]],
         join: Callable[[dict[str, Any]], R],
         lanes: int = 1,
+        lacking: Callable[[list[R]], set[int]] = lambda made: set(),
     ) -> list[R]:
         """Run `stage` over `rows` in micro-batches, each stored once it is finished; resume where it stopped.
 
         `join` turns a stored row back into a record. `lanes` micro-batches run at once; they are written
-        in index order, with one write and one fsync each.
+        in index order, with one write and one fsync each. `lacking` names the positions in a stage that was
+        finished before (one record a row) that are to be made again; the others are kept.
         """
         final = self.folder / f"{name}.jsonl"
         part = self.folder / f"{name}.part"
+        again = self.folder / f"{name}.again"
         if final.exists():
             part.unlink(missing_ok=True)
-            return [join(row) for row in read_rows(final)]
+            made = [join(row) for row in read_rows(final)]
+            if not lacking(made):
+                again.unlink(missing_ok=True)
+                return made
+            final.replace(again)
+        before = [join(row) for row in read_rows(again)] if again.exists() else []
+        kept = {n: before[n] for n in {*range(len(before))} - lacking(before)}
+
+        def run(places: range) -> list[R]:
+            missing = [rows[n] for n in places if n not in kept]
+            made = stage(missing) if missing else []
+            fresh = iter(made)
+            return [kept[n] if n in kept else next(fresh) for n in places] if kept else made
+
         finished = read_part(part)
-        batches = [list(rows[i : i + self.micro_batch]) for i in range(0, len(rows), self.micro_batch)]
+        batches = [range(len(rows))[i : i + self.micro_batch] for i in range(0, len(rows), self.micro_batch)]
         if len(finished) > len(batches):
             raise StoreError(
                 f"{part} holds {len(finished)} micro-batches but the stage has {len(batches)}: use --fresh"
@@ -89,7 +106,7 @@ class Store:
         tokens = 0
         self._tell(name, len(rows), size)
         missing = batches[len(finished) :]
-        for batch, made in zip(missing, in_lanes(stage, missing, lanes), strict=True):
+        for batch, made in zip(missing, in_lanes(run, missing, lanes), strict=True):
             append(part, [record.row() for record in made])
             result += made
             size += len(batch)
@@ -98,6 +115,7 @@ class Store:
                 self.watch.advance(name, size, tokens)
         write_rows(final, [record.row() for record in result])
         part.unlink(missing_ok=True)
+        again.unlink(missing_ok=True)
         return result
 
     def rows(self, name: str, make: Callable[[], Sequence[R]], join: Callable[[dict[str, Any]], R]) -> list[R]:
@@ -263,7 +281,7 @@ def read_part(path: Path) -> list[list[dict[str, Any]]]:
 # -- concurrency above the backends -----------------------------------------------------------------
 
 
-def in_lanes(stage: Callable[[list[T]], list[R]], batches: Sequence[list[T]], lanes: int) -> Iterator[list[R]]:
+def in_lanes(stage: Callable[[T], list[R]], batches: Sequence[T], lanes: int) -> Iterator[list[R]]:
     if lanes == 1:
         yield from map(stage, batches)
         return

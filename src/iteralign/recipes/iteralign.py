@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from iteralign.config import GateConfig
 from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.errors import Stopped
 from iteralign.evals.gates import Gate
@@ -89,15 +90,25 @@ def respond_and_judge(run: Run, here: Store, policy: Policy, r: int) -> list[Ver
     )
     by_response = {x.id: x for x in responses}
     verdicts = here.each(
-        "verdicts", responses, lambda part: run.judge(policy)(part), lambda row: Verdict.join(row, by_response)
+        "verdicts",
+        responses,
+        lambda part: run.judge(policy)(part),
+        lambda row: Verdict.join(row, by_response),
+        lacking=lambda made: too_many_unjudged(made, config.gates),
     )
-    unjudged = [v for v in verdicts if v.label == "unjudged"]
-    if len(unjudged) > config.gates.max_unjudged * len(verdicts):
+    if unjudged := too_many_unjudged(verdicts, config.gates):
         raise Stopped(
             f"round {r}: {len(unjudged)} of {len(verdicts)} responses could not be judged (gates.max_unjudged is "
-            f"{config.gates.max_unjudged:.0%}); the first: {unjudged[0].reason}. Nothing was trained on them"
+            f"{config.gates.max_unjudged:.0%}); the first: {verdicts[min(unjudged)].reason}. Nothing was trained on "
+            "them; the same command asks the judge for them again"
         )
     return verdicts
+
+
+def too_many_unjudged(verdicts: Sequence[Verdict], gates: GateConfig) -> set[int]:
+    """The places of the unjudged when they are more than a run goes on with; else none."""
+    places = {n for n, v in enumerate(verdicts) if v.label == "unjudged"}
+    return places if len(places) > gates.max_unjudged * len(verdicts) else set()
 
 
 def discover_principles(
