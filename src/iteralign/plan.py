@@ -19,7 +19,8 @@ from iteralign.data.public import PUBLIC_SETS
 from iteralign.data.splits import SPLITS
 from iteralign.recipes.run import Prompts
 from iteralign.records import Prompt, Split, digest, user
-from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of, source_of
+from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of
+from iteralign.sources import find
 from iteralign.training.policy import Engine
 from iteralign.walk import (
     ASSUMED,
@@ -187,7 +188,7 @@ def downloads(config: RunConfig) -> tuple[Amount, ...]:
             specs.append(PUBLIC_SETS[source.source].source)
         elif copy_at_hand(source) is None:
             specs.append(source.source)
-    return tuple({known.name if (known := source_of(s)) else s: download_of(s) for s in specs}.values())
+    return tuple({known.name if (known := find(s)) else s: download_of(s) for s in specs}.values())
 
 
 # -- tables --------------------------------------------------------------------------------------------

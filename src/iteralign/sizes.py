@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 from iteralign.config import LlamaCppConfig, LoraConfig, ModelConfig, OpenAIConfig, ScriptedConfig, TransformersConfig
 from iteralign.downloads import hub_address
 from iteralign.errors import ModelError
-
-# the names with their aliases; listing() has the names alone
-from iteralign.sources import Source, _table, cache_folder, listing, resolve  # pyright: ignore[reportPrivateUsage]
+from iteralign.sources import Source, cache_folder, find, listing, resolve
 
 BYTES_A_PARAMETER = 0.7312  # of the policy's Q4_1 file; 4-bit GGUF files of other models are near it
 CALL_SECONDS = 1.0
@@ -66,7 +64,7 @@ def at_hand(spec: str) -> Path | None:
 
     Raises SourceError for what is no name, address or path.
     """
-    if source := source_of(spec):
+    if source := find(spec):
         if not cached(source):
             return None
         return cache_folder() / source.name / (source.files[0].path if len(source.files) == 1 else "")
@@ -76,11 +74,6 @@ def at_hand(spec: str) -> Path | None:
     if path.exists():
         return path
     return None if spec.startswith(("https:", "http:", "pypi:")) else resolve(spec)  # which says what is known
-
-
-def source_of(spec: str) -> Source | None:
-    """The source of the table that a name or alias means."""
-    return _table().get(spec)
 
 
 def cached(source: Source) -> bool:
@@ -115,7 +108,7 @@ def _in_hub_cache(spec: str) -> Path | None:
 
 def weigh(spec: str) -> Weight:
     """From the files at hand, else from the sources table, else from the name ("7b")."""
-    place, source = at_hand(spec), source_of(spec)
+    place, source = at_hand(spec), find(spec)
     if place is not None:
         weight = _measured(place)
     elif source is not None and source.files[0].path.endswith(".gguf"):
@@ -259,7 +252,7 @@ def download_of(spec: str) -> Amount:
     """What of a spec is still to be fetched."""
     if at_hand(spec) is not None:
         return Amount(spec, 0, "on this disk")
-    if (source := source_of(spec)) is None:
+    if (source := find(spec)) is None:
         return Amount(spec, None, "not in the sources table, and not on this disk")
     carried = f"; its wheels or archive weigh {source.carriers / 1e6:,.0f} MB" if source.carriers else ""
     return Amount(spec, source.size, f"the sources table{carried}")

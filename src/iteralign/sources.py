@@ -74,6 +74,11 @@ def listing(cache: Path | None = None) -> list[tuple[Source, bool]]:
     return [(source, all(size_of(root / source.name / f.path) == f.size for f in source.files)) for source in sources]
 
 
+def find(name: str) -> Source | None:
+    """The source of the table that a name or alias means."""
+    return _table().get(name)
+
+
 def fetch(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The file of a one-file source, the folder of another: from the cache, else from a mirror. Raises SourceError."""
     return _fetch(_named(name), cache or cache_folder(), progress)
