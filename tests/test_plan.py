@@ -25,6 +25,7 @@ from iteralign.recipes.iteralign import iteralign
 from iteralign.recipes.run import open_
 from iteralign.records import digest, user
 from iteralign.sizes import count_parameters, memory_of, weigh
+from iteralign.store import open_run
 from iteralign.walk import Tally
 
 SCRIPTED = Path(__file__).parents[1] / "configs" / "scripted.yaml"
@@ -152,6 +153,22 @@ def test_without_a_price_the_cost_is_unknown() -> None:
     assert made.dollars is None
     assert "unknown" in shown(made)
     assert made.as_dict()["total"]["dollars"] is None
+
+
+def test_the_cost_stays_unknown_in_the_config_of_a_run_directory(tmp_path: Path) -> None:
+    config = scripted("oracle={type: openai, model: big, key_env: null}")
+    kept = open_run(tmp_path / "run", config.digest_fields()) / "config.yaml"
+    again = load_config(kept)
+    assert again == config
+    assert plan(again).dollars is None
+    priced = scripted(f"oracle={OPENAI}")
+    paid = load_config(open_run(tmp_path / "paid", priced.digest_fields()) / "config.yaml")
+    assert plan(paid).dollars == plan(priced).dollars
+
+
+def test_half_a_price_is_refused() -> None:
+    with pytest.raises(InputError, match=r"oracle\.price\.completion"):
+        scripted("oracle={type: openai, model: big, price: {prompt: 2}}")
 
 
 def test_the_plan_reads_as_json_and_as_a_table() -> None:

@@ -21,8 +21,8 @@ class Section(BaseModel):
 class Price(Section):
     """US dollars for a million tokens."""
 
-    prompt: float = Field(default=0.0, ge=0)
-    completion: float = Field(default=0.0, ge=0)
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
 
 
 class TransformersConfig(Section):
@@ -57,7 +57,7 @@ class OpenAIConfig(Section):
     timeout: float = Field(default=120.0, gt=0, description="seconds for one request")
     retries: int = Field(default=4, ge=0)
     logprobs: bool = True
-    price: Price = Price()
+    price: Price | None = Field(default=None, description="for the plan; without it the cost is unknown")
 
 
 class ScriptedConfig(Section):

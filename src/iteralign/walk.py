@@ -119,9 +119,9 @@ def cost(model: ModelConfig, prompt: int, new: int) -> tuple[float | None, str]:
     """Dollars, None where the config names no price; and what to add to the basis."""
     if not isinstance(model, OpenAIConfig):
         return 0.0, ""
-    if "price" not in model.model_fields_set:
-        return None, "; no price in the config"
     price = model.price
+    if price is None:
+        return None, "; no price in the config"
     said = f"; ${price.prompt:g} and ${price.completion:g} a million prompt and new tokens"
     return (prompt * price.prompt + new * price.completion) / 1e6, said
 
