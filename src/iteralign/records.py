@@ -256,12 +256,16 @@ class Row(Record):
 
 
 class Checkpoint(Record):
-    """`digest` is the hash of the weights; `path` is None for a base that has no folder of its own."""
+    """`digest` is the hash of the weights; `path` is None for a base that has no folder of its own. Of the rows over
+    the length limit, `cut` were trained on less their oldest turns, and `rejected` (not among `rows`) not at all.
+    """
 
     path: str | None
     parent: str | None
     digest: str
     rows: int = 0
+    cut: int = 0
+    rejected: int = 0
     steps: int = 0
     loss: float | None = None
 

@@ -194,6 +194,14 @@ def test_a_run_stopped_for_unjudged_answers_says_so(folder: Path):
         assert "planted12" not in page
 
 
+def test_rows_over_the_length_limit_are_told_and_only_where_there_are_any(folder: Path):
+    assert not any("Over sft.max_length" in flat(page) for page in texts(folder).values())
+    path = folder / "rounds/00001/trained.json"
+    write_text(path, json.dumps({**json.loads(path.read_text()), "cut": 3, "rejected": 1}))
+    for page in texts(folder).values():
+        assert re.search(r"over sft\.max_length.*3 rows cut to their last turns, 1 left out", flat(page), re.IGNORECASE)
+
+
 def test_times_are_added_up_by_stage(folder: Path):
     """A run that was interrupted has told its seconds twice, and the last line may be torn."""
     told = [{"responses": 60, "trained": 3.0}, {"responses": 15.5}]

@@ -14,7 +14,7 @@ from iteralign.models.base import Job, Sampling
 from iteralign.models.load import load_transformers
 from iteralign.models.transformers import TransformersModel
 from iteralign.models.weights import load_weights, save_checkpoint
-from iteralign.records import Checkpoint, Row, user
+from iteralign.records import Checkpoint, Message, Row, user
 from iteralign.training.rows import encode
 from iteralign.training.sft import make_trainer, sft
 from make import prompt, room_for
@@ -182,6 +182,16 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old_checkpoint(tmp_path: 
 def test_rows_that_are_all_too_long_are_an_error_that_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"all 8 training rows are longer than sft\.max_length 16"):
         train(tmp_path, max_length=16)
+
+
+def test_the_checkpoint_counts_the_rows_that_were_cut_or_left_out(tmp_path: Path) -> None:
+    engine, start = tiny_model(), str(tiny_folder(tmp_path / "base"))
+    long = ROWS[0].model_copy(update={"answer": "word " * 200})
+    talk = (*user("word " * 40), Message(role="assistant", content="Yes."), *ROWS[0].chat)
+    rows = [*ROWS, long, ROWS[1].model_copy(update={"chat": talk})]
+    made = sft(engine, start, rows, SFTConfig(**PAPER, max_length=96), tmp_path / "checkpoint", SEED)
+    assert (made.rows, made.cut, made.rejected) == (9, 1, 1)
+    assert sft(engine, start, ROWS, SFTConfig(**PAPER), tmp_path / "whole", SEED).rejected == 0
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

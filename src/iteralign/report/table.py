@@ -138,6 +138,10 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
     if r.trained:
         loss = "loss not recorded" if r.trained.loss is None else f"loss {r.trained.loss:.3f}"
         facts.append(("Training", f"{plural(r.trained.steps, 'step')} on {plural(r.trained.rows, 'row')}, {loss}"))
+        if r.trained.cut or r.trained.rejected:
+            facts.append(
+                ("Over sft.max_length", f"{r.trained.cut} rows cut to their last turns, {r.trained.rejected} left out")
+            )
     return [(clean(name), clean(text)) for name, text in facts]
 
 

@@ -95,6 +95,7 @@ def print_rounds(summary: Summary, console: Console) -> None:
             "Principles",
             "Revisions",
             "Training rows",
+            "Over sft.max_length",
         )
         facts = [f"{name.lower()}: {text}" for name, text in round_facts(r) if name in wanted]
         console.print(Padding(Text("; ".join([round_title(r), *facts])), (0, 0, 0, 2)))

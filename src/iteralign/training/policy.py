@@ -155,6 +155,8 @@ class Line:
         model = self.at(share)
         counts = {
             "rows": self.after.checkpoint.rows,
+            "cut": self.after.checkpoint.cut,
+            "rejected": self.after.checkpoint.rejected,
             "steps": self.after.checkpoint.steps,
             "loss": self.after.checkpoint.loss,
         }

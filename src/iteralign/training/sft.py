@@ -100,6 +100,8 @@ def sft(
         parent=start,
         digest=digest,
         rows=len(encoded.rows),
+        cut=encoded.cut,
+        rejected=encoded.rejected,
         steps=int(result.global_step),
         loss=round(loss, 4),
     )
