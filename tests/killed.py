@@ -14,7 +14,7 @@ from typing import Any
 from iteralign.config import RunConfig, load_config
 from iteralign.models.scripted import ScriptedPolicy
 from iteralign.recipes.iteralign import iteralign
-from iteralign.recipes.run import open_
+from iteralign.runs import open_
 
 OUTSIDE_THE_PROMISE = {"environment.json", "events.jsonl", "calls.sqlite"}
 

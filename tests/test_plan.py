@@ -22,8 +22,8 @@ from iteralign.models.base import Job, Sampling
 from iteralign.models.scripted import ScriptedModel
 from iteralign.plan import Line, Plan, plan, plan_table
 from iteralign.recipes.iteralign import iteralign
-from iteralign.recipes.run import open_
 from iteralign.records import digest, user
+from iteralign.runs import open_
 from iteralign.sizes import count_parameters, memory_of, weigh
 from iteralign.store import open_run
 from iteralign.walk import Tally

@@ -10,7 +10,7 @@ from chat_server import Answer, Asked, says, serving
 from iteralign import load_config, run
 from iteralign.cli import app
 from iteralign.config import parse
-from iteralign.recipes.run import split_prompts
+from iteralign.runs import split_prompts
 from iteralign.store import read_rows
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from iteralign.config import SFTConfig, load_config
 from iteralign.errors import Stopped
 from iteralign.models.scripted import ScriptedPolicy
 from iteralign.recipes.iteralign import Outcome, iteralign
-from iteralign.recipes.run import open_
+from iteralign.runs import open_
 from iteralign.store import read_rows
 from iteralign.training.rows import reply_row
 from iteralign.training.sft import sft

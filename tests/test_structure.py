@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -35,6 +34,7 @@ LAYERS = """
     judges
     stages
     training
+    runs
     evals
     recipes
     sizes
@@ -59,9 +59,9 @@ def layer(module: str) -> str:
 
 
 def imports(module: str) -> set[str]:
-    """Modules of ours that this one imports, at its top or inside a function; not those for the type checker alone."""
+    """Modules of ours that this one imports: at its top, inside a function, or for the type checker alone."""
     found: set[str] = set()
-    for node in walk_running(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -69,14 +69,6 @@ def imports(module: str) -> set[str]:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else str(node.module) for name in names}
     return {name for name in found if name.split(".")[0] == "iteralign"}
-
-
-def walk_running(node: ast.AST) -> Iterator[ast.AST]:
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-        return
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from walk_running(child)
 
 
 GRAPH = {module: imports(module) for module in MODULES}

@@ -16,8 +16,8 @@ __all__ = ["IteralignError", "RunConfig", "load_config", "run"]
 def run(config: RunConfig, folder: str | Path, fresh: bool = False) -> "Outcome":
     """Run a configuration in a run directory, or continue it there, and write its report."""
     from iteralign.recipes.iteralign import iteralign
-    from iteralign.recipes.run import open_
     from iteralign.report import write_reports
+    from iteralign.runs import open_
 
     opened = open_(config, Path(folder), fresh)
     try:

@@ -33,8 +33,8 @@ def run(
     from iteralign.config import load_config
     from iteralign.live import Live
     from iteralign.recipes.iteralign import iteralign
-    from iteralign.recipes.run import open_
     from iteralign.report import print_summary, write_reports
+    from iteralign.runs import open_
 
     settings = load_config(config, set_)
     folder = run_dir or Path("runs") / settings.name
@@ -117,7 +117,7 @@ def eval_(
     from iteralign.config import load_config
     from iteralign.evals.suite import evaluate
     from iteralign.live import Live
-    from iteralign.recipes.run import open_
+    from iteralign.runs import open_
 
     name = Path(model).name
     settings = load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])

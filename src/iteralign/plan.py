@@ -17,8 +17,8 @@ from iteralign.data import assert_disjoint, load_prompts, split_prompts
 from iteralign.data.attacks import attack
 from iteralign.data.public import PUBLIC_SETS
 from iteralign.data.splits import SPLITS
-from iteralign.recipes.run import Prompts
 from iteralign.records import Prompt, Split, digest, user
+from iteralign.runs import Prompts
 from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of
 from iteralign.sources import find
 from iteralign.training.policy import Engine

@@ -23,7 +23,6 @@ from iteralign.evals.choice import read_hhh, score_choices
 from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Job, Model
-from iteralign.recipes.run import Prompts
 from iteralign.records import (
     Chat,
     Choice,
@@ -37,6 +36,7 @@ from iteralign.records import (
     Verdict,
     Wants,
 )
+from iteralign.runs import Prompts
 from iteralign.sizes import at_hand, time_of, training_time
 from iteralign.stages.discover import discover
 from iteralign.stages.red_team import red_team

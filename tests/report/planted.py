@@ -11,12 +11,12 @@ from rich.console import Console
 from iteralign.config import load_config
 from iteralign.evals.refusal import refusal_scores
 from iteralign.recipes.iteralign import iteralign
-from iteralign.recipes.run import open_
 from iteralign.records import Fault, Label, Reply, Score, Verdict
 from iteralign.report import Summary, print_summary, write_reports
 from iteralign.report.examples import read_verdicts
 from iteralign.report.measures import Measure, find
 from iteralign.report.summary import read_config, read_prompts
+from iteralign.runs import open_
 from iteralign.store import write_rows, write_text
 
 CONFIG = Path(__file__).parents[2] / "configs/scripted.yaml"

@@ -12,13 +12,13 @@ from planted import CONFIG, as_it_was, flat, measure, on_screen, plant, refuse, 
 
 from iteralign.config import load_config
 from iteralign.errors import StoreError
-from iteralign.recipes.run import open_
 from iteralign.records import Fault, Label
 from iteralign.report import summarise, write_reports
 from iteralign.report.markdown import escaped, quoted
 from iteralign.report.summary import read_config, read_prompts
 from iteralign.report.table import line
 from iteralign.report.wording import clean, cut
+from iteralign.runs import open_
 from iteralign.store import read_rows, write_rows, write_text
 
 # -- examples and harmful text --------------------------------------------------------------------

@@ -1,24 +1,21 @@
 """What is measured before and after: held-out prompts on both sides, HHH; and validation for the gates."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from iteralign.evals.choice import Likelihoods, hhh_scores, read_hhh, score_choices
 from iteralign.evals.gates import Gate, gate
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.models.base import Model
 from iteralign.records import Score, Verdict
+from iteralign.runs import Run
 from iteralign.sources import fetch
 from iteralign.store import Store
 from iteralign.training.policy import Policy
 
-if TYPE_CHECKING:
-    from iteralign.recipes.run import Run
-
 VALIDATION, HELD_OUT = "validation", "held_out"
 
 
-def evaluate(run: "Run", policy: Policy, name: str) -> list[Score]:
+def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
     """The scores of one policy, in evals/NAME. Held-out prompts are read only here: before and after."""
     store = run.store.inside(f"evals/{name}")
     config = run.config
@@ -34,20 +31,20 @@ def evaluate(run: "Run", policy: Policy, name: str) -> list[Score]:
     return [Score.model_validate(s) for s in store.once("scores", make)]
 
 
-def held_out(run: "Run", store: Store, policy: Policy) -> list[Verdict]:
+def held_out(run: Run, store: Store, policy: Policy) -> list[Verdict]:
     prompts = run.prompts[HELD_OUT].first(run.config.prompts.held_out, run.config.seed)
     return both_sides(
         store, prompts, lambda: policy.model, lambda: run.evaluator(policy), run.config.evaluate, run.config.seed
     )
 
 
-def hhh(store: Store, policy: Policy, run: "Run") -> list[Likelihoods]:
+def hhh(store: Store, policy: Policy, run: Run) -> list[Likelihoods]:
     items = read_hhh(fetch("hhh", progress=run.engine.progress))
     whole = Store(store.folder, len(items), store.watch)  # one micro-batch: shared inputs are computed once
     return whole.each("hhh", items, lambda part: score_choices(part, policy.model), lambda row: Likelihoods(**row))
 
 
-def gate_round(run: "Run", here: Store, candidate: Callable[[], Model], share: float = 1.0) -> Gate:
+def gate_round(run: Run, here: Store, candidate: Callable[[], Model], share: float = 1.0) -> Gate:
     """The round's gate on validation prompts, against the base's answers to the same ones."""
 
     def make() -> dict[str, object]:
@@ -58,7 +55,7 @@ def gate_round(run: "Run", here: Store, candidate: Callable[[], Model], share: f
     return Gate.model_validate(here.once(f"tried-{share:g}", make))
 
 
-def on_validation(run: "Run", store: Store, model: Callable[[], Model]) -> list[Verdict]:
+def on_validation(run: Run, store: Store, model: Callable[[], Model]) -> list[Verdict]:
     config = run.config
     prompts = run.prompts[VALIDATION].first(config.prompts.validation, config.seed)
     evaluator = (lambda: run.evaluator(run.base)) if config.gates.evaluator else None

@@ -10,8 +10,8 @@ from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.errors import Stopped
 from iteralign.evals.gates import Gate
 from iteralign.evals.suite import evaluate, gate_round, on_validation
-from iteralign.recipes.run import Run
 from iteralign.records import Checkpoint, Constitution, LedgerEntry, Prompt, Response, Revision, Row, Verdict
+from iteralign.runs import Run
 from iteralign.seeds import seed_for
 from iteralign.stages.discover import Discovery, discover
 from iteralign.stages.red_team import red_team

@@ -147,7 +147,7 @@ def read_prompts(folder: Path, config: RunConfig) -> tuple[dict[str, Prompt], li
     answers = {r["prompt"] for path in folder.glob("evals/*/responses.jsonl") for r in read_rows(path)}
     if not answers:
         return {}, []
-    from iteralign.recipes.run import split_prompts  # only here: reading a report needs no models
+    from iteralign.runs import split_prompts  # only here: reading a report needs no models
 
     try:
         splits = split_prompts(config)

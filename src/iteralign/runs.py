@@ -1,4 +1,4 @@
-"""What a recipe works with: the configuration, the run directory, the models by role, the prompts by split."""
+"""A run opened: the configuration, the run directory, the models by role, the prompts by split."""
 
 import json
 import os
