@@ -26,6 +26,7 @@ LAYERS = """
     downloads
     package_index
     sources
+    sizes
     prompts
     constitutions packs
     store
@@ -37,14 +38,13 @@ LAYERS = """
     runs
     evals
     recipes
-    sizes
     walk
     plan
     report
     review
     doctor live
-    cli
     iteralign
+    cli
 """
 ORDER = {name: n for n, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 PUBLIC = ["IteralignError", "RunConfig", "load_config", "run"]
@@ -54,7 +54,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
 
 def layer(module: str) -> str:
-    """iteralign.models.base → models; iteralign itself, the public face of all, stands at the bottom."""
+    """iteralign.models.base → models; iteralign itself, the public face, stands above the commands alone."""
     return module.split(".")[1] if "." in module else module
 
 

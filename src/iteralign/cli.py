@@ -1,6 +1,7 @@
 """Commands over the parts; no logic of their own. Exit codes: 2 your mistake, 3 stopped by a gate, 1 a bug."""
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -8,28 +9,61 @@ from typing import Annotated, Any
 
 import typer
 
-from iteralign.errors import IteralignError, Stopped
+from iteralign import __version__
+from iteralign.errors import ConfigError, IteralignError, Stopped
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Find where a language model misbehaves, discover the principles it breaks, revise, train, measure both sides.",
+    epilog="Start with: iteralign doctor; iteralign plan configs/demo.yaml; iteralign run configs/demo.yaml. "
+    "Exit codes: 0 done, 2 a mistake that you can mend, 3 stopped by a gate, 130 interrupted, 1 a bug.",
 )
 
-Config = Annotated[Path, typer.Argument(help="YAML file, e.g. configs/demo.yaml")]
-Sets = Annotated[list[str], typer.Option("--set", help="a.b=value, parsed as YAML; may be repeated")]
-RunDir = Annotated[Path | None, typer.Option(help="run directory (default: runs/<config name>)")]
+Config = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG", help="YAML file: a preset such as configs/demo.yaml, or your own", show_default=False
+    ),
+]
+Sets = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="another value for a key of the config, e.g. rounds=3 or policy.model=./my-model; may be repeated",
+        show_default=False,
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="move what the run directory holds aside and start anew")]
 
 
-@app.command()
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"iteralign {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """What stands before any command."""
+
+
+@app.command(epilog="Example: iteralign run configs/demo.yaml --set rounds=3 --run-dir runs/three")
 def run(
     config: Config,
     set_: Sets = [],  # noqa: B006 - typer reads the default
-    run_dir: RunDir = None,
-    fresh: Annotated[bool, typer.Option(help="move an earlier run of this directory aside and start anew")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="run directory", show_default="runs/<name of the config>")
+    ] = None,
+    fresh: Fresh = False,
 ) -> None:
-    """Run a recipe, or continue it where it stopped."""
+    """Run a recipe, or continue it where it stopped: the same command again goes on."""
     from iteralign.config import load_config
     from iteralign.live import Live
     from iteralign.recipes.iteralign import iteralign
@@ -40,8 +74,11 @@ def run(
     folder = run_dir or Path("runs") / settings.name
     with Live() as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
+        stopped = None
         try:
-            outcome = iteralign(opened)
+            stopped = iteralign(opened).stopped
+        except Stopped as early:
+            stopped = str(early)
         except KeyboardInterrupt:
             typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
             raise typer.Exit(130) from None
@@ -49,17 +86,17 @@ def run(
             opened.close()
             opened.store.event("seconds", **{k: round(v, 1) for k, v in live.seconds.items()})
     print_summary(write_reports(folder))
-    if outcome.stopped:
-        raise Stopped(outcome.stopped)
+    if stopped:
+        raise Stopped(stopped)
 
 
-@app.command()
+@app.command(epilog="Example: iteralign plan configs/demo.yaml --set prompts.held_out=120")
 def plan(
     config: Config,
     set_: Sets = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON instead of tables")] = False,
 ) -> None:
-    """Calls, tokens, time, memory and cost of a run, before anything is loaded."""
+    """Calls, tokens, time, memory and cost of a run, before anything is loaded or fetched."""
     from rich.console import Console
 
     from iteralign.config import load_config
@@ -70,47 +107,66 @@ def plan(
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=1))
     else:
-        tables: Any = plan_table(made)
-        for table in tables if isinstance(tables, list | tuple) else [tables]:
-            Console().print(table)
+        Console().print(plan_table(made))
 
 
-@app.command()
+@app.command(epilog="Examples: iteralign pull policy oracle hhh; iteralign pull oracle --from ~/Downloads")
 def pull(
-    names: Annotated[list[str] | None, typer.Argument(help="names of models and data sets; --list shows them")] = None,
-    from_: Annotated[Path | None, typer.Option("--from", help="check and adopt local copies in this folder")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="what there is, and what the cache holds")] = False,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="models and data sets of the list, or hub:ORG/REPO; none: shows the list", show_default=False),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="check and adopt local copies instead of fetching"),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="show what there is, and what the cache holds")] = False,
 ) -> None:
-    """Fetch models and data sets into the cache, checked by sha256."""
+    """Fetch models and data sets into the cache, checked by sha256. The cache: $ITERALIGN_CACHE or ~/.cache/iteralign."""
     from iteralign import sources
     from iteralign.live import Live
 
+    if from_ and not names:
+        raise ConfigError("--from needs the names of what its folder holds: iteralign pull NAME --from FOLDER")
     if list_ or not names:
         from rich.console import Console
         from rich.table import Table
 
         table = Table("name", "what", "MB", "licence", "cached", title=str(sources.cache_folder()))
         for source, cached in sources.listing():
-            table.add_row(source.name, source.what, f"{source.size / 1e6:.1f}", source.licence, "yes" if cached else "")
+            table.add_row(source.name, source.what, megabytes(source.size), source.licence, "yes" if cached else "")
         Console().print(table)
         return
     owners = {source.name: source.owner for source, _ in sources.listing()}
     with Live() as live:
         for name in names:
-            path = sources.adopt(name, from_) if from_ else sources.fetch(name, progress=Downloads(live))
+            path = sources.adopt(name, from_) if from_ else sources.resolve(name, progress=Downloads(live))
             live.note(f"{name}: {path}" + (f"\n  {owners[name]}" if name in owners else ""))
 
 
-@app.command(name="eval")
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}" if size >= 1e5 else f"{size / 1e6:.2f}"
+
+
+@app.command(name="eval", epilog="Example: iteralign eval runs/demo/rounds/00001/checkpoint --run-dir runs/eval-demo")
 def eval_(
-    model: Annotated[str, typer.Argument(help="folder, hub id or name of the sources table")],
-    config: Annotated[Path, typer.Option(help="whose prompts, evaluator and sampling to use")] = Path(
-        "configs/demo.yaml"
-    ),
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="folder, hub id (ORG/REPO) or name of `iteralign pull --list`")
+    ],
+    config: Annotated[
+        Path, typer.Option(metavar="CONFIG", help="YAML file whose prompts, evaluator and sampling are used")
+    ] = Path("configs/demo.yaml"),
     set_: Sets = [],  # noqa: B006
-    run_dir: RunDir = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="where answers and scores are kept", show_default="runs/eval-<model's name>"),
+    ] = None,
+    fresh: Fresh = False,
 ) -> None:
-    """Held-out compliance and refusal, and HHH, of one model."""
+    """Measure one model, however it was trained: held-out compliance and refusal, and HHH.
+
+    The same command again shows the stored scores; a model that changed under the same name needs --fresh.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -119,10 +175,14 @@ def eval_(
     from iteralign.live import Live
     from iteralign.runs import open_
 
-    name = Path(model).name
+    own = load_config(config, set_).policy.type
+    if own != "transformers":
+        raise ConfigError(f"{config}: its policy is of type {own}, and eval needs a transformers one: give --config")
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
     settings = load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
+    folder = run_dir or Path("runs") / settings.name
     with Live() as live:
-        opened = open_(settings, run_dir or Path("runs") / settings.name, watch=live, progress=Downloads(live))
+        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
         try:
             scores = evaluate(opened, opened.base, "base")
         finally:
@@ -133,12 +193,13 @@ def eval_(
         interval = "-" if score.low is None else f"{score.low:.1%} to {score.high:.1%}"
         table.add_row(score.name, score.variant, value, interval, str(score.n), str(score.n_unscored))
     Console().print(table)
+    typer.echo(f"Answers and scores: {folder}")
 
 
-@app.command()
+@app.command(epilog="Example: iteralign report runs/demo")
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="run directory")],
-    full: Annotated[bool, typer.Option(help="do not cut harmful text: for your own screen only")] = False,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory that `iteralign run` made")],
+    full: Annotated[bool, typer.Option("--full", help="do not cut harmful text: for your own screen only")] = False,
 ) -> None:
     """Write report.md and report.html of a run, finished or not, and show its tables."""
     from iteralign.report import print_summary, write_reports
@@ -146,11 +207,15 @@ def report(
     print_summary(write_reports(run_dir, full))
 
 
-@app.command()
+@app.command(epilog="Example: iteralign doctor configs/demo.yaml")
 def doctor(
-    config: Annotated[Path | None, typer.Argument(help="check what this config needs, too")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="YAML file: check what its run needs, too", show_default=False),
+    ] = None,
+    set_: Sets = [],  # noqa: B006
 ) -> None:
-    """Check versions, device, memory, cache, keys and servers."""
+    """Check versions, device, memory, cache, keys and servers. Exit code 2 where something is BAD."""
     from rich.console import Console
     from rich.table import Table
 
@@ -158,7 +223,9 @@ def doctor(
     from iteralign.doctor import checks
 
     table = Table("check", "", "found", "what to do")
-    found = checks(load_config(config) if config else None)
+    if set_ and config is None:
+        raise ConfigError("--set changes a config: name one, as in iteralign doctor configs/demo.yaml --set a.b=value")
+    found = checks(load_config(config, set_) if config else None)
     for check in found:
         table.add_row(check.name, {True: "ok", False: "BAD", None: "-"}[check.ok], check.said, check.hint)
     Console().print(table)

@@ -293,7 +293,7 @@ class RunConfig(Section):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The config of a YAML file with `a.b=value` overrides (values parsed as YAML)."""
     if not path.is_file():
-        raise ConfigError(f"no config file {path}. Presets live in configs/; name a YAML file")
+        raise ConfigError(f"no config file {path}: name a YAML file; the presets stand in configs/ of the repository")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

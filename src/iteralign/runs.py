@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from iteralign.config import JudgeConfig, PaperJudgeConfig, RunConfig
+from iteralign.config import JudgeConfig, LlamaCppConfig, PaperJudgeConfig, RunConfig, TransformersConfig
 from iteralign.constitutions import load_constitution
 from iteralign.data import assert_disjoint, load_prompts
 from iteralign.errors import ConfigError, DataError
@@ -20,6 +20,7 @@ from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Model
 from iteralign.models.load import Roles
 from iteralign.records import Constitution, Prompt, Split, digest
+from iteralign.sizes import at_hand
 from iteralign.sources import Progress
 from iteralign.stages.red_team import red_team
 from iteralign.store import Store, Watcher, open_run, write_text
@@ -83,12 +84,13 @@ def open_(
     step: Callable[[int, int], None] | None = None,
 ) -> Run:
     """A run directory that is new or belongs to this very config, its prompts read and split. No model is loaded."""
+    check_models(config)
     prompts = split_prompts(config)
+    constitution = load_constitution(config.constitution) if config.constitution else Constitution()
     kept = open_run(folder, config.digest_fields(), fresh)
     store = Store(kept, config.runtime.micro_batch, watch)
     threads = config.runtime.threads or os.cpu_count() or 1
     write_environment(kept, threads)
-    constitution = load_constitution(config.constitution) if config.constitution else Constitution()
     return Run(
         config=config,
         store=store,
@@ -99,6 +101,14 @@ def open_(
         watch=watch,
         step=step,
     )
+
+
+def check_models(config: RunConfig) -> None:
+    """A model that cannot be trained, or is nowhere, is met before there is a directory that holds its config."""
+    Engine(config.policy)
+    for model in (config.policy, config.oracle, config.judge.model, config.evaluator.model):
+        if isinstance(model, TransformersConfig | LlamaCppConfig):
+            at_hand(model.model)
 
 
 def split_prompts(config: RunConfig) -> dict[Split, Prompts]:

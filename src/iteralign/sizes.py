@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from iteralign.config import LlamaCppConfig, LoraConfig, ModelConfig, OpenAIConfig, ScriptedConfig, TransformersConfig
 from iteralign.downloads import hub_address
 from iteralign.errors import ModelError
-from iteralign.sources import Source, cache_folder, find, listing, resolve
+from iteralign.sources import Source, cache_folder, find, is_hub, listing, resolve
 
 BYTES_A_PARAMETER = 0.7312  # of the policy's Q4_1 file; 4-bit GGUF files of other models are near it
 CALL_SECONDS = 1.0
@@ -86,11 +86,6 @@ def held() -> dict[str, bool]:
         return {source.name: whole for source, whole in listing()}
     except OSError:  # a file in the way, or a folder of somebody else's
         return {}
-
-
-def is_hub(spec: str) -> bool:
-    """hub:ORG/REPO…, or ORG/REPO where there is no such path."""
-    return spec.startswith("hub:") or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not Path(spec).exists())
 
 
 def _in_hub_cache(spec: str) -> Path | None:

@@ -103,9 +103,14 @@ def resolve(spec: str, cache: Path | None = None, progress: Progress | None = No
         raise SourceError(f"{spec}: there is no {path}")
     if scheme == "path" or (path.exists() and spec not in _table()):
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
+    if is_hub(spec):
         return download_hub(spec)
     return fetch(spec, root, progress)
+
+
+def is_hub(spec: str) -> bool:
+    """hub:ORG/REPO…, or ORG/REPO where there is no such path; ./REPO and ../REPO are paths."""
+    return spec.startswith("hub:") or bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec) and not Path(spec).exists())
 
 
 def adopt(name: str, folder: Path, cache: Path | None = None) -> Path:
@@ -151,9 +156,9 @@ def _named(name: str) -> Source:
     table = _table()
     if name not in table:
         near = get_close_matches(name, table, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f": did you mean {near[0]}?" if near else "."
         raise SourceError(
-            f"no source is called {name!r}, and there is no such path: {hint}"
+            f"no source is called {name!r}, and there is no such path{hint} "
             f"The names are {', '.join(table)}; else give hub:…, pypi:…, https://… or path:…"
         )
     return table[name]
