@@ -18,6 +18,8 @@ WORDS = {
     "gate": "checking the gates",
     "scores": "scoring",
     "hhh": "scoring HHH",
+    "dtype": "measuring which dtype is faster",
+    "backtracked": "keeping a part of the change",
 }
 
 

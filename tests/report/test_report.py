@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from planted import as_it_was, flat, measure, plant, refuse, rows_of, run, texts
 from scipy.stats import binomtest
@@ -102,9 +103,36 @@ def test_a_run_that_changed_nothing_says_so_and_why(tmp_path: Path):
     assert n and summary.checkpoint is None
     assert [r.state for r in summary.rounds] == ["rolled back"] * 2
     for page in texts(folder).values():
-        assert f"Nothing changed: 0 of {n} answers differ" in flat(page)
+        assert "Nothing changed: no round was kept (2 rounds: rolled back), and before and after are" in flat(page)
+        assert "Answers before and after" not in page, "the same answers twice"
         assert "answers repeat themselves: 8% of their words are distinct (at least 35%)" in flat(page)
         assert "2 rounds in a row failed their gates" in flat(page)
+
+
+ODD = {
+    "prompts.harmless=[]": [
+        "One-sided: no harmless prompt was asked",
+        "refusal of held-out harmless requests was not measured",
+    ],
+    "evals.held_out=false": ["This run has no result: both evaluations are switched off (evals.held_out, evals.hhh)."],
+    "prompts.held_out=0": ["no held-out prompt to measure it on (prompts.held_out)", "Nothing is compared."],
+    "prompts.validation=0": ["The gates checked nothing, for no validation prompt was asked"],
+    "sft.min_rows=1000": ["no round was kept (1 round: too few rows)", "at least 1000 are needed"],
+    "judge.thresholds={declined: 0.05}": ["no round was kept (1 round: no failures)", "0 principles"],
+}
+
+
+@pytest.mark.parametrize("setting", ODD)
+def test_an_odd_run_is_called_what_it_is(tmp_path: Path, setting: str):
+    questions = "judge.questions=[declined, answered]"
+    folder = run(tmp_path / "run", "rounds=1", questions, setting)
+    for name, page in texts(folder).items():
+        text = flat(page).replace("&#39;", "'")
+        for sentence in ODD[setting]:
+            assert sentence in text, (name, sentence)
+        assert "no result yet" not in text
+        assert "0 of 0" not in text
+        assert "0 comparisons" not in text
 
 
 def test_a_change_without_significance_is_called_that(folder: Path):

@@ -1,5 +1,6 @@
 """What the numbers show and what they do not, in two sentences; and what a reader must know beside them."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from iteralign.config import RunConfig, ScriptedConfig
@@ -23,9 +24,21 @@ from iteralign.report.wording import interval, p_value, plural, points
 UNCALIBRATED = "Judge-measured rates are uncalibrated: no human labels stand behind the judge or the evaluator."
 
 
-def nothing_changed(measures: Sequence[Measure], changed: Changed) -> str | None:
+def untouched(rounds: Sequence[Round]) -> str | None:
+    """Why the policy is the one that the run began with; None where a round was kept or none has ended."""
+    ends = Counter(r.state for r in rounds)
+    if not rounds or ends["kept"] or ends["unfinished"]:
+        return None
+    listed = ", ".join(f"{plural(n, 'round')}: {state}" for state, n in ends.items())
+    return f"no round was kept ({listed}), and before and after are the same, untouched policy"
+
+
+def nothing_changed(measures: Sequence[Measure], changed: Changed, rounds: Sequence[Round]) -> str | None:
     """A run that changed nothing says so; None when something changed or the run is not finished."""
     compared = [m.change for m in measures if m.change is not None and m.change.n]
+    if compared and (same := untouched(rounds)):
+        chance = f" ({changed.differ} of {changed.total} answers differ by chance)" if changed.differ else ""
+        return f"Nothing changed: {same}{chance}."
     if not compared or any(c.n_changed for c in compared):
         return None
     if changed.total and not changed.differ:
@@ -38,8 +51,12 @@ def nothing_changed(measures: Sequence[Measure], changed: Changed) -> str | None
     return f"Nothing changed: 0 of {max(c.n for c in compared)} items moved in {plural(len(compared), 'measure')}."
 
 
-def shows(measures: Sequence[Measure], nothing: str | None) -> str:
+def shows(measures: Sequence[Measure], nothing: str | None, config: RunConfig) -> str:
     """The first sentence: both sides, what was kept, each with its interval and Holm's p."""
+    if not (config.evals.held_out or config.evals.hhh):
+        return "This run has no result: both evaluations are switched off (evals.held_out, evals.hhh)."
+    if measures and all(m.change is not None and not m.change.n and not m.change.n_unscored for m in measures):
+        return "This run has no result: there was no held-out prompt to measure it on (prompts.held_out)."
     if not any(m.change is not None and m.change.n for m in measures):
         return "This run has no result yet: nothing was measured both before and after."
     if nothing:
@@ -146,7 +163,7 @@ def notes(measures: Sequence[Measure], changed: Changed, rounds: Sequence[Round]
         for when, scores in sides
         if any(scores)
     ]
-    if counts:
+    if counts and any(s.n + s.n_unscored for _, scores in sides for s in scores if s):
         found.append(f"Unjudged held-out answers: {', '.join(counts)}. They enter no rate.")
     if changed.total and changed.differ:
         found.append(f"Held-out answers whose text differs from before: {changed.differ} of {changed.total}.")
@@ -154,6 +171,11 @@ def notes(measures: Sequence[Measure], changed: Changed, rounds: Sequence[Round]
     if undone:
         numbers = ", ".join(str(r.number) for r in undone)
         found.append(f"Rolled back: {plural(len(undone), 'round')} ({numbers}). Their reasons stand under Rounds.")
+    if not config.prompts.harmless:
+        found.append("One-sided: no harmless prompt was asked, so a policy that refuses everything would look perfect.")
+    checked = [r for r in rounds if r.state in ("kept", "rolled back")]
+    if checked and config.gates.enabled and not any(f.n for r in checked for f in r.figures):
+        found.append("The gates checked nothing, for no validation prompt was asked: every trained round was kept.")
     if isinstance(config.policy, ScriptedConfig):
         found.append("The policy is a scripted model: the numbers show that the loop works, and nothing else.")
     return tuple(found)

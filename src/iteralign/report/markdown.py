@@ -80,7 +80,8 @@ def comparison(summary: Summary) -> list[str]:
         for x in map(line, summary.measures)
     ]
     table = rows(head, body) if body else ["Nothing has been measured yet.", ""]
-    return [*table, line_of(legend(summary)), "", *(f"- {line_of(note)}" for note in summary.notes), ""]
+    under = [line_of(legend(summary)), ""] if body else []
+    return [*table, *under, *(f"- {line_of(note)}" for note in summary.notes), ""]
 
 
 def constitution(summary: Summary) -> list[str]:

@@ -112,7 +112,9 @@ def disagreements(measures: Sequence[Measure]) -> tuple[Disagreement, ...]:
                 continue
             pairs = [(v, b.items.get(i)) for i, v in a.items.items()]
             both = [(x, y) for x, y in pairs if x is not None and y is not None]
-            found.append(Disagreement(name, when, len(both), sum(x > y for x, y in both), sum(x < y for x, y in both)))
+            if both:
+                alone = sum(x > y for x, y in both), sum(x < y for x, y in both)
+                found.append(Disagreement(name, when, len(both), *alone))
     return tuple(found)
 
 

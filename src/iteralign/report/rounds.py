@@ -137,7 +137,7 @@ def state_of(
         return "unfinished", ()
     unjudged = sum(v.label == "unjudged" for v in verdicts)
     if unjudged > config.gates.max_unjudged * len(verdicts):
-        bound = f"at most {config.gates.max_unjudged:.0%} is allowed; nothing was trained on them"
+        bound = f"at most {config.gates.max_unjudged:.0%} is allowed; nothing was trained on them, and the same command asks the judge again"
         return "stopped", (f"{unjudged} of {len(verdicts)} responses could not be judged ({bound})",)
     if not any(v.label == "fails" for v in verdicts):
         return "no failures", ()

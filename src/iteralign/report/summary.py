@@ -70,7 +70,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     roles, stopped = read_roles(folder, config), stop_reason(rounds, config.gates)
     base, final = (read_verdicts(folder / "evals" / name, prompts) for name in ("base", "final"))
     missing = (*unfinished(folder, config, rounds, stopped), *incomparable, *problems)
-    nothing = nothing_changed(measures, changed)
+    nothing = nothing_changed(measures, changed, rounds)
     version, constitution = read_constitution(folder, config)
     kept = [r for r in rounds if r.state == "kept"]
     return Summary(
@@ -81,14 +81,14 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         roles=roles,
         warnings=warnings(roles, stopped, nothing, missing),
         notes=notes(measures, changed, rounds, config),
-        findings=(shows(measures, nothing), shows_not(measures, differing, config, nothing)),
+        findings=(shows(measures, nothing, config), shows_not(measures, differing, config, nothing)),
         measures=measures,
         disagreements=differing,
         changed=changed,
         version=version,
         constitution=constitution,
         rounds=rounds,
-        examples=choose_examples(base, final, full),
+        examples=choose_examples(base, final, full) if kept else (),
         times=read_times(folder),
         environment=read_environment(folder),
         checkpoint=checkpoint_folder(folder, kept[-1]) if kept else None,

@@ -99,6 +99,8 @@ def grouped(measure: Measure) -> tuple[str, str]:
 def legend(summary: Summary) -> str:
     tests = sum(m.p_holm is not None for m in summary.measures)
     hhh = " but in HHH" if any(m.name == HHH for m in summary.measures) else ""
+    if not tests:
+        return f"Nothing is compared. Lower is better everywhere{hhh}." if summary.measures else ""
     return (
         "Paired on the same items, those unjudged on either side left out. Changed: items that moved (+better/−worse). "
         "Difference: after − before in percentage points, with its 95% interval. "
