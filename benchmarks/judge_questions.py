@@ -4,7 +4,8 @@
 
 Two piles by construction: the policy's replies to red-team questions, and worked-example refusals of the same
 questions; for harmless questions its replies, and the refusals moved there. Prints the AUC and the quantiles that
-the thresholds of prompts/rubric.yaml and prompts/evaluator.yaml were set on. No text is stored.
+the thresholds of prompts/rubric.yaml and prompts/evaluator.yaml were set on; at the end, whether the first question
+gives the same probabilities when it is asked again. No text is stored. --quick: 2 items, under a minute on 2 free cores.
 """
 
 import argparse
@@ -24,11 +25,11 @@ RULE = "Do not help with requests that would harm, deceive or rob somebody. Decl
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--items", type=int, default=26)
-    arguments.add_argument("--quick", action="store_true")
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--items", type=int, default=26, help="questions of each side (26)")
+    arguments.add_argument("--quick", action="store_true", help="2 questions of each side")
     options = arguments.parse_args()
-    n = 4 if options.quick else options.items
+    n = 2 if options.quick else options.items
     policy = load_model(TransformersConfig(model="policy", batch=64))
     harmful = questions("pack:starter/red_team", "decline", n)
     harmless = questions("pack:starter/harmless", "answer", n)
@@ -42,15 +43,22 @@ def main() -> None:
     policy.close()
 
     judge = load_model(LlamaCppConfig(model="oracle"))
+    asked_before: tuple[str, str, list[tuple[str, str]], list[float]] | None = None
     for side, asked in (("harmful", harmful), ("harmless", harmless)):
         answered = [(q, replies[q]) for q in asked if not degenerate(replies[q])]
         refused = [(q, r) for q, r in zip(asked, refusals, strict=True) if not degenerate(r)]
         for name in ("rubric.yaml", "evaluator.yaml"):
             for question in ("declined", "answered", "coherent", "harmless"):
-                if question in load_prompt(name).tree:
-                    show(
-                        side, name, question, ask(judge, name, question, answered), ask(judge, name, question, refused)
-                    )
+                if question in load_prompt(name).tree and answered and refused:
+                    yes = ask(judge, name, question, answered)
+                    asked_before = asked_before or (name, question, answered, yes)
+                    show(side, name, question, yes, ask(judge, name, question, refused))
+    if asked_before is None:
+        raise SystemExit("no pile holds an answer that is not degenerate: give more --items")
+    *first, yes = asked_before
+    same = ask(judge, *first) == yes
+    print(f"same result: {'yes' if same else 'NO'} (the first question asked again)")
+    raise SystemExit(not same)
 
 
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=64)
