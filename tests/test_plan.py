@@ -93,6 +93,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
         ("revise.check=true", "revise.critique=true", "revise.max_principles=0"),
         ("revise.keep=all", "sft.rows=pool", "revise.candidates=3"),
         ("discover.group_by=none", "discover.group_size=5", "rounds=3"),
+        ("discover.ask_cosine=0", "discover.duplicate_cosine=1", "discover.group_size=3"),
         ("discover.group_by=clusters", "prompts.harmless_per_round=7", "prompts.validation=3"),
         ("policy.script=collapses", "judge.trust_wants=false", "revise.verify=false"),
         ("evals.held_out=false", "gates.evaluator=false", "runtime.micro_batch=5"),
@@ -112,8 +113,9 @@ def test_no_run_does_more_than_its_plan(
     policy = [n for (who, _), n in asked.items() if who in ("policy", "collapses")]
     assert 0 < sum(policy) <= planned("policy")
     assert 0 < asked["judge", "choose"] <= planned("judge")
-    assert 0 < asked["oracle", "generate"] <= planned("oracle")
-    assert asked["oracle", "choose"] <= planned("evaluator")
+    assert 0 < asked["oracle", "generate"] <= sum(x.calls for x in made.lines if x.stage == "discover")
+    merging = sum(x.calls for x in made.lines if x.stage == "merge")
+    assert asked["oracle", "choose"] <= planned("evaluator") + merging
     assert 0 < len(rows(folder, "rounds/*/rows.jsonl")) <= made.training.rows
 
 
@@ -140,11 +142,21 @@ def test_twice_the_rounds_are_twice_the_calls_of_a_round() -> None:
 
 def test_prices_of_the_config_give_the_cost() -> None:
     made = plan(scripted(f"oracle={OPENAI}"))
-    [oracle] = [x for x in made.lines if x.role == "oracle"]
-    assert oracle.dollars == pytest.approx((2 * oracle.prompt_tokens + 8 * oracle.new_tokens) / 1e6)
-    assert made.dollars == oracle.dollars > 0
-    assert oracle.seconds == oracle.calls / 8
+    own = [x for x in made.lines if x.role == "oracle"]
+    assert [x.stage for x in own] == ["discover", "merge"]
+    for oracle in own:
+        assert oracle.dollars == pytest.approx((2 * oracle.prompt_tokens + 8 * oracle.new_tokens) / 1e6)
+        assert oracle.seconds == oracle.calls / 8
+    assert made.dollars == pytest.approx(sum(x.dollars or 0.0 for x in own))
+    assert made.dollars
     assert f"${made.dollars:.2f}" in shown(made)
+
+
+def test_at_most_one_question_for_each_new_principle_is_planned_unless_none_is_asked() -> None:
+    made = plan(scripted("discover.per_call=2"))
+    assert line(made, "merge", "oracle").calls == 2 * line(made, "discover", "oracle").calls
+    for setting in ("discover.ask_cosine=null", "discover.prompt=paper.yaml"):
+        assert [x for x in plan(scripted(setting)).lines if x.stage == "merge"] == []
 
 
 def test_without_a_price_the_cost_is_unknown() -> None:

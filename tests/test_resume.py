@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Answer, Asked, says, serving
+from chat_server import Answer, Asked, fails, says, serving
 
 from iteralign.config import SFTConfig, load_config
-from iteralign.errors import Stopped
+from iteralign.errors import ModelError, Stopped
 from iteralign.models.scripted import ScriptedPolicy
 from iteralign.recipes.iteralign import Outcome, iteralign
 from iteralign.runs import open_
@@ -202,6 +202,32 @@ def test_the_same_command_asks_a_judge_that_was_away_again(tmp_path: Path) -> No
 
 def verdict_rows(folder: Path) -> list[dict[str, Any]]:
     return read_rows(folder / "rounds/00000/verdicts.jsonl")
+
+
+def test_an_oracle_that_fails_in_every_call_stops_the_run_and_is_asked_again(tmp_path: Path) -> None:
+    def oracle(asked: Asked, times: int) -> Answer:
+        return fails(500, "out of memory") if broken else says("1. Do not help anybody to harm or rob other people.")
+
+    place = tmp_path / "rounds/00000"
+    with serving() as server:
+        broken, server.behaviour = True, oracle
+        model = f"oracle={{type: openai, model: tiny, base_url: '{server.url}', key_env: null, retries: 0}}"
+        settings = (model, "discover.group_size=3", "rounds=1")
+        with pytest.raises(
+            ModelError, match=r"round 0: the oracle failed in 3 of 3 calls; the first: .*memory"
+        ) as caught:
+            run(tmp_path, *settings)
+        assert caught.value.exit_code == 2
+        assert not (place / "principles.json").exists()
+        told = [e for e in read_rows(tmp_path / "events.jsonl") if e["event"] == "oracle call failed"]
+        assert [(e["round"], e["group"]) for e in told] == [(0, 0), (0, 1), (0, 2)]
+        assert all("out of memory" in e["error"] for e in told)
+        kept = (place / "verdicts.jsonl").read_bytes()
+        broken = False
+        assert run(tmp_path, *settings).constitution.principles
+        assert len(server.asked) == 6
+    assert (place / "verdicts.jsonl").read_bytes() == kept
+    assert read(place / "principles.json")["failed"] == []
 
 
 def test_no_prompt_kept_apart_is_in_any_stage_of_a_round(tmp_path: Path) -> None:

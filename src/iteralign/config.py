@@ -158,7 +158,11 @@ class DiscoverConfig(Section):
     group_size: int = Field(default=8, ge=1)
     max_calls: int = Field(default=6, ge=1, description="groups shown to the oracle in a round, the largest first")
     per_call: int = Field(default=3, ge=1, description="principles asked for in a call")
-    duplicate_cosine: float = Field(default=0.6, ge=0, le=1)
+    json_schema: bool = Field(default=True, description="ask for JSON, held to a schema where the backend can")
+    duplicate_cosine: float = Field(default=0.6, ge=0, le=1, description="from here on two principles are one")
+    ask_cosine: float | None = Field(
+        default=0.2, ge=0, le=1, description="from here on the oracle is asked whether they are one; null: never"
+    )
     accumulate: bool = True
     sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
 

@@ -149,6 +149,8 @@ class Principle(Record):
 
 
 class LedgerEntry(Record):
+    """`value` of a merge is its TF-IDF cosine: below `discover.duplicate_cosine` the oracle said that they are one."""
+
     principle: str
     event: Literal["proposed", "merged", "lift", "accepted", "retired"]
     round: int

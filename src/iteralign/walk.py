@@ -23,6 +23,7 @@ from iteralign.evals.choice import read_hhh, score_choices
 from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Job, Model
+from iteralign.prompts import load_prompt
 from iteralign.records import (
     Chat,
     Choice,
@@ -38,7 +39,7 @@ from iteralign.records import (
 )
 from iteralign.runs import Prompts
 from iteralign.sizes import at_hand, time_of, training_time
-from iteralign.stages.discover import discover
+from iteralign.stages.discover import ask_same, asks, discover
 from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
 from iteralign.stages.revise import revise
@@ -64,7 +65,8 @@ ASSUMED = (
     f"a token: {CHARACTERS_A_TOKEN:g} characters; a chat template: {CHAT_TOKENS} tokens, and {TURN_TOKENS} a turn "
     "(SmolLM2's, on our own prompts)",
     f"a reply: {REPLY_SHARE:.0%} of its max_new_tokens (SmolLM2: answers 96 % of 64, revisions 75 % of 56)",
-    f"a principle: {PRINCIPLE_TOKENS} tokens; a call of the oracle gives discover.per_call of them, all new",
+    f"a principle: {PRINCIPLE_TOKENS} tokens; a call of the oracle gives discover.per_call of them, all new, and each "
+    "is asked about once where discover.ask_cosine allows it",
     "time: one stage after the other; loading the models comes on top",
 )
 
@@ -261,16 +263,20 @@ def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
     failures = failing(responses)
     calls = oracle_calls(config, batch)
     known = constitution_at_mean_round(config, calls)
+    most = min(config.discover.max_calls, sum(calls.values()))
+    found = config.discover.per_call * most
     walk.ask(
         Stage("discover", "round", rounds),
         "oracle",
         lambda m: discover(failures, m, known, config.discover, config.seed, 0),
-        most=min(config.discover.max_calls, sum(calls.values())),
+        most=most,
     )
-    depth = config.revise.max_principles or config.discover.per_call * min(
-        config.discover.max_calls, sum(calls.values())
-    )
-    principles = principles_of(depth, "unknown")  # of no kind, so that every failure is revised under all
+    prompts = load_prompt(config.discover.prompt)
+    if found and config.discover.ask_cosine is not None and asks(prompts):
+        older, new = principles_of(2, "unknown")
+        walk.ask(Stage("merge", "round", rounds), "oracle", lambda m: ask_same(older, new, m, prompts), most=found)
+    # of no kind, so that every failure is revised under all
+    principles = principles_of(config.revise.max_principles or found, "unknown")
     stage = Stage("revise", "round", rounds)
     drafts = walk.ask(stage, "policy", lambda m: revise(failures, m, principles, config.revise, config.seed, 0))
     if config.revise.verify:

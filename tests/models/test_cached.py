@@ -16,7 +16,7 @@ from chat_server import ChatServer, fails, says, serving
 from iteralign.errors import ModelError, NotApplicable, StoreError
 from iteralign.models.base import Job, Sampling
 from iteralign.models.cached import CachedModel
-from iteralign.records import user
+from iteralign.records import Reply, digest, user
 
 YES_NO = ["yes", "no"]
 
@@ -60,6 +60,23 @@ def test_another_model_seed_sampling_or_text_is_another_call(server: ChatServer,
     cached(server, tmp_path).generate([job("a"), job("a", seed=1), job("a", temperature=0.1), job("A")])
     cached(server, tmp_path, model="other").generate([job("a")])
     assert len(server.asked) == 5
+
+
+def test_a_schema_is_part_of_the_call(server: ChatServer, tmp_path: Path) -> None:
+    held = [job("a").model_copy(update={"json_schema": {"maxItems": n}}) for n in (2, 3)]
+    cached(server, tmp_path).generate([job("a"), *held])
+    cached(server, tmp_path).generate([held[1], job("a"), held[0]])
+    assert len(server.asked) == 3
+
+
+def test_calls_that_were_kept_before_jobs_had_schemas_are_still_found(server: ChatServer, tmp_path: Path) -> None:
+    asking, asked = cached(server, tmp_path), job("a")
+    kept = {"chat": [m.row() for m in asked.chat], "sampling": asked.sampling.row(), "seed": asked.seed}
+    with sqlite3.connect(tmp_path / "calls.sqlite") as calls:
+        key = digest("generate", asking.name, kept, length=64)
+        calls.execute("INSERT INTO calls VALUES (?, ?)", (key, Reply(text="kept", finish="stop").model_dump_json()))
+    assert asking.generate([asked])[0].text == "kept"
+    assert server.asked == []
 
 
 def test_the_same_call_twice_in_a_batch_is_made_once(server: ChatServer, tmp_path: Path) -> None:

@@ -69,6 +69,42 @@ def test_a_limit_that_is_too_large_is_no_reason_to_leave_it_out(server: ChatServ
     assert all("max_tokens" in asked.body for asked in server.asked)
 
 
+# -- schemas -------------------------------------------------------------------------------------------
+
+SCHEMA = {"type": "object", "properties": {"principles": {"type": "array"}}}
+
+
+def test_a_schema_is_sent_as_servers_take_it_and_only_with_its_job(server: ChatServer) -> None:
+    plain, held = many(2)
+    server.model().generate([plain, held.model_copy(update={"json_schema": SCHEMA})])
+    assert "response_format" not in server.asked[0].body
+    form = server.asked[1].body["response_format"]
+    assert (form["type"], form["json_schema"]["strict"], form["json_schema"]["schema"]) == ("json_schema", True, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.",
+        "Invalid schema for response_format 'answer': In context=(), 'maxItems' is not permitted.",
+        'response_format type must be one of "text" or "json_object", but got: json_schema',
+        "This response_format type is unavailable now",
+        "This model does not support response format `json_schema`.",
+    ],
+)
+def test_a_server_that_takes_no_schema_is_asked_for_text_from_then_on(
+    server: ChatServer, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.behaviour = lambda asked, times: fails(400, said) if "response_format" in asked.body else says("fine")
+    asking = server.model()
+    for _ in range(2):
+        replies = asking.generate([j.model_copy(update={"json_schema": SCHEMA}) for j in many(3)])
+        assert [(r.text, r.finish) for r in replies] == [("fine", "stop")] * 3
+    assert ["response_format" in asked.body for asked in server.asked] == [True] + [False] * 6
+    assert all(asked.body["top_p"] == 0.9 for asked in server.asked), "nothing else is left out"
+    assert ["response_format" in record.getMessage() for record in caplog.records] == [True]
+
+
 # -- choosing ------------------------------------------------------------------------------------------
 
 

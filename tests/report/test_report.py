@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from chat_server import Answer, Asked, fails, says, serving
 from planted import as_it_was, flat, measure, plant, refuse, rows_of, run, texts
 from scipy.stats import binomtest
 
@@ -94,6 +95,24 @@ def test_rounds_count_what_the_files_hold(folder: Path):
 
 
 # -- what is said ---------------------------------------------------------------------------------
+
+
+def test_calls_of_the_oracle_that_failed_are_told(tmp_path: Path):
+    def oracle(asked: Asked, times: int) -> Answer:
+        first = len(server.asked) == 1
+        return fails(500, "out of memory") if first else says("1. Do not help anybody to harm or rob other people.")
+
+    with serving() as server:
+        server.behaviour = oracle
+        model = f"oracle={{type: openai, model: tiny, base_url: '{server.url}', key_env: null, retries: 0}}"
+        folder = run(tmp_path / "run", model, "discover.group_size=6", "discover.ask_cosine=null")
+        calls = len(server.asked)
+    assert calls > 2
+    in_round = len([r for r in write_reports(folder).rounds if r.oracle_failed])
+    assert in_round == 1
+    for name, page in texts(folder).items():
+        assert f"1 of {calls} oracle calls failed: what their groups" in flat(page), name
+        assert re.search(r"1 of \d oracle calls failed; the first: .*out of memory", flat(page)), name
 
 
 def test_a_run_that_changed_nothing_says_so_and_why(tmp_path: Path):

@@ -33,20 +33,23 @@ OFF_TOPIC = (
 
 
 class Policy(ScriptedModel):
-    """Writes `says` (by turns), answers yes or no to a check by `checks`, and keeps its jobs."""
+    """Writes `says` (by turns), answers yes or no to a check by `checks`, and keeps what it was asked, in order."""
 
     def __init__(self, *says: str | Reply, checks: str = "yes") -> None:
         self.jobs: list[Job] = []
         self.checked: list[Chat] = []
+        self.asked: list[str] = []
         self.says, self.checks = says or (GOOD,), checks
         super().__init__(generate=self.write, choose=self.check, name="policy")
 
     def write(self, job: Job) -> str | Reply:
         self.jobs.append(job)
+        self.asked.append(job.chat[-1].content)
         return self.says[(len(self.jobs) - 1) % len(self.says)]
 
     def check(self, chat: Chat, options: Sequence[str]) -> str:
         self.checked.append(chat)
+        self.asked.append(chat[-1].content)
         return self.checks
 
 
@@ -171,6 +174,33 @@ def test_a_critique_is_written_first_and_kept() -> None:
     assert [(s.critique, s.reply.text if s.reply else None) for s in draft.steps] == [
         ("It tells how to open it.", GOOD)
     ]
+
+
+@pytest.mark.parametrize("about", [HARMFUL, REFUSED], ids=["harmful", "refused"])
+def test_the_rewrite_sees_the_critique_and_is_the_same_text_without_one(about: Verdict) -> None:
+    critic, plain = Policy("It breaks the rule in its first words.", GOOD), Policy(GOOD)
+    drafts([about], critic, candidates=1, critique=True)
+    drafts([about], plain, candidates=1)
+    [shown], rewrite = plain.jobs, critic.jobs[1]
+    rule, request = shown.chat[-1].content.split("\n\n")
+    assert request == f"Request: {about.response.prompt.question}"
+    said = "What was wrong with an earlier reply: It breaks the rule in its first words."
+    assert rewrite.chat[-1].content == f"{rule}\n\n{said}\n\n{request}"
+    assert rewrite.chat[:-1] == shown.chat[:-1]
+
+
+def test_a_step_asks_first_then_criticises_then_rewrites_and_the_next_goes_on_from_there() -> None:
+    says = ["It opens a lock.", "first rewrite", "It names no owner.", "second rewrite"]
+    policy = Policy(*says)
+    [draft] = drafts([HARMFUL], policy, candidates=1, max_principles=2, check=True, critique=True)
+    order = policy.asked
+    asks, breaks, rewrites = "break the principle?", "how the reply breaks", "Request: "
+    for text, opening in zip(order, [asks, breaks, rewrites] * 2, strict=True):
+        assert opening in text
+    assert all("Put a pick" in text for text in order[:2])
+    assert all("first rewrite" in text for text in order[3:5])
+    assert [says[0] in order[2], says[2] in order[5]] == [True, True]
+    assert [(s.critique, s.reply.text if s.reply else None) for s in draft.steps] == [tuple(says[:2]), tuple(says[2:])]
 
 
 def test_each_side_is_shown_examples_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -20,12 +21,14 @@ class Sampling(Record):
 class Job(Record):
     """One reply to draw. A chat that ends with an assistant message is continued.
 
-    `seed` belongs to the row: the same job gives the same draw whatever its neighbours are.
+    `seed` belongs to the row: the same job gives the same draw whatever its neighbours are. `json_schema` is
+    what the reply should be; a backend that cannot hold a model to it writes text, so the chat says it in words too.
     """
 
     chat: Chat
     sampling: Sampling
     seed: int = 0
+    json_schema: dict[str, Any] | None = None
 
 
 class Model(ABC):
@@ -55,6 +58,11 @@ class Model(ABC):
 
     def close(self) -> None:
         """Free what the model holds. Closing twice is allowed."""
+
+
+def response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema as chat-completions servers take it."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
 def spellings(option: str) -> list[str]:

@@ -35,7 +35,11 @@ class CachedModel(Model):
         return self.inner.name
 
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
-        keys = [digest("generate", self.name, job.row(), length=64) for job in jobs]
+        # a schema is part of the key only where there is one: calls kept before jobs had any are still found
+        asked = [
+            job.model_dump(mode="json", exclude={"json_schema"} if job.json_schema is None else {}) for job in jobs
+        ]
+        keys = [digest("generate", self.name, job, length=64) for job in asked]
         return self._through(keys, jobs, self.inner.generate, Reply, lambda reply: reply.finish == "failed")
 
     def choose(self, chats: Sequence[Chat], options: Sequence[str]) -> list[Choice]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from iteralign.config import LlamaCppConfig
 from iteralign.errors import ModelError
-from iteralign.models.base import Job, Model, choice_from
+from iteralign.models.base import Job, Model, choice_from, response_format
 from iteralign.records import Chat, Choice, Reply, digest
 
 
@@ -50,6 +50,7 @@ class LlamaCppModel(Model):
         return [self._one(job) for job in jobs]
 
     def _one(self, job: Job) -> Reply:
+        form = {} if job.json_schema is None else {"response_format": response_format(job.json_schema)}
         answer = self._ask(
             job.chat,
             max_tokens=job.sampling.max_new_tokens,
@@ -58,6 +59,7 @@ class LlamaCppModel(Model):
             top_k=0,
             min_p=0.0,
             seed=job.seed % 2**32,
+            **form,
         )
         if isinstance(answer, str):
             return Reply(text="", finish="failed", error=answer)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from iteralign.config import OpenAIConfig
 from iteralign.errors import ConfigError, ModelError, NotApplicable
-from iteralign.models.base import Job, Model, choice_from, read_answer
+from iteralign.models.base import Job, Model, choice_from, read_answer, response_format
 from iteralign.models.completion import Completion, weights_of
 from iteralign.records import Chat, Choice, Reply, digest
 
@@ -42,6 +42,7 @@ NOT_TAKEN = re.compile(
     r"unsupported|not supported|not support|unrecognized|unknown|not permitted|extra_forbidden|deprecated",
     re.IGNORECASE,
 )
+NO_SCHEMA = re.compile(r"response.?format|json.?schema", re.IGNORECASE)  # each server refuses it in its own words
 FLAGGED = re.compile(r"flagged|moderation|content.?policy|safety", re.IGNORECASE)
 UNREACHED = {"ConnectError", "ConnectTimeout"}  # the transport's classes; the SDK does not export them
 
@@ -108,6 +109,8 @@ class OpenAIModel(Model):
 
     def _reply(self, job: Job, turn: "Turn") -> Reply:
         request = self._request(job.chat, job.sampling.max_new_tokens, job.sampling.temperature)
+        if job.json_schema is not None:
+            request["response_format"] = response_format(job.json_schema)
         # 31 bits of the seed, because some servers hold it in 32 with a sign.
         outcome = self._call({**request, "top_p": job.sampling.top_p, "seed": job.seed % (1 << 31)}, turn)
         if isinstance(outcome, Failure):
@@ -217,9 +220,14 @@ class OpenAIModel(Model):
 
     def _learn(self, failure: "Failure", sent: dict[str, Any]) -> bool:
         """Whether the server refused a parameter that it can do without; it is left out from here on."""
-        if failure.status not in (400, 422) or not NOT_TAKEN.search(failure.said):
+        if failure.status not in (400, 422):
             return False
-        name = next((p for p in OPTIONAL if p in sent and re.search(rf"\b{p}\b", failure.said)), None)
+        if "response_format" in sent and NO_SCHEMA.search(failure.said):
+            name = "response_format"
+        elif not NOT_TAKEN.search(failure.said):
+            return False
+        else:
+            name = next((p for p in OPTIONAL if p in sent and re.search(rf"\b{p}\b", failure.said)), None)
         if name is None:
             return False
         with self._lock:

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from iteralign.config import GateConfig
 from iteralign.constitutions import constitution_markdown, constitution_yaml
-from iteralign.errors import Stopped
+from iteralign.errors import ModelError, Stopped
 from iteralign.evals.gates import Gate
 from iteralign.evals.suite import evaluate, gate_round, on_validation
 from iteralign.records import Checkpoint, Constitution, LedgerEntry, Prompt, Response, Revision, Row, Verdict
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
-from iteralign.stages.discover import Discovery, discover
+from iteralign.stages.discover import Discovery, FailedCall, discover
 from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
 from iteralign.stages.revise import drop_near_copies, revise, verify
@@ -116,19 +116,29 @@ def discover_principles(
 ) -> Discovery:
     def make() -> dict[str, object]:
         found = discover(failures, run.oracle(policy), constitution, run.config.discover, run.config.seed, r)
+        for call in found.failed:
+            run.store.event("oracle call failed", round=r, group=call.group, error=call.error)
+        if found.calls and len(found.failed) == found.calls:  # not stored, so that a resumed run asks again
+            raise ModelError(
+                f"round {r}: the oracle failed in {found.calls} of {found.calls} calls; the first: "
+                f"{found.failed[0].error}. What is finished is kept: run the same command to ask again"
+            )
         return {
             "constitution": found.constitution.row(),
             "met": [p.row() for p in found.met],
             "ledger": [e.row() for e in found.ledger],
+            "calls": found.calls,
+            "failed": [call._asdict() for call in found.failed],
         }
 
     row = here.once("principles", make)
-    found = Discovery(
+    return Discovery(
         Constitution.model_validate(row["constitution"]),
         tuple(Constitution.model_validate({"principles": row["met"]}).principles),
         tuple(LedgerEntry.model_validate(e) for e in row["ledger"]),
+        row["calls"],
+        tuple(FailedCall(**call) for call in row["failed"]),
     )
-    return found
 
 
 def revise_and_verify(

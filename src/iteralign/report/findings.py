@@ -19,7 +19,7 @@ from iteralign.report.measures import (
 )
 from iteralign.report.roles import shared_model
 from iteralign.report.rounds import Round
-from iteralign.report.wording import interval, p_value, plural, points
+from iteralign.report.wording import interval, lost_calls, p_value, plural, points
 
 UNCALIBRATED = "Judge-measured rates are uncalibrated: no human labels stand behind the judge or the evaluator."
 
@@ -167,6 +167,9 @@ def notes(measures: Sequence[Measure], changed: Changed, rounds: Sequence[Round]
         found.append(f"Unjudged held-out answers: {', '.join(counts)}. They enter no rate.")
     if changed.total and changed.differ:
         found.append(f"Held-out answers whose text differs from before: {changed.differ} of {changed.total}.")
+    if lost := sum(r.oracle_failed for r in rounds):
+        calls = lost_calls(lost, sum(r.oracle_calls for r in rounds))
+        found.append(f"{calls}: what their groups of failures share was not learnt.")
     undone = [r for r in rounds if r.state == "rolled back"]
     if undone:
         numbers = ", ".join(str(r.number) for r in undone)

@@ -46,6 +46,7 @@ class Figure:
 class Round:
     """Counts are 0 and `trained` is None where the round did not come that far; `next_stage` says where it stands.
 
+    `oracle_error` is what the first of the `oracle_failed` calls said.
     `share` of the weight change was tried last (1 unless the gate made the round backtrack); `reasons` has what
     failed at each share, and `figures` are those of the last.
     """
@@ -57,6 +58,9 @@ class Round:
     sides: tuple[Side, ...]
     faults: tuple[tuple[str, int], ...]
     unjudged_reason: str
+    oracle_calls: int
+    oracle_failed: int
+    oracle_error: str
     proposed: int
     merged: int
     principles: int
@@ -98,6 +102,7 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
     failed = [v for v in verdicts if v.label == "fails"]
     unjudged = [v for v in verdicts if v.label == "unjudged"]
     found = stage_tree(place, "principles") or {"constitution": {"principles": []}, "ledger": []}
+    lost = found.get("failed", [])  # runs of before it was counted have none
     events = Counter(entry["event"] for entry in found["ledger"])
     revisions, rows = stage_rows(place, "revisions"), [Row(**row) for row in stage_rows(place, "rows")]
     own = [row for row in rows if row.round == number]
@@ -112,6 +117,9 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         sides=sides_of(verdicts),
         faults=tuple(Counter(v.fault for v in failed).most_common()),
         unjudged_reason=cut(clean(unjudged[0].reason)) if unjudged else "",
+        oracle_calls=found.get("calls", 0),
+        oracle_failed=len(lost),
+        oracle_error=cut(clean(lost[0]["error"])) if lost else "",
         proposed=events["proposed"],
         merged=events["merged"],
         principles=len(found["constitution"]["principles"]),

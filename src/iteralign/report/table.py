@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from iteralign.report.measures import HHH, LEVEL, Disagreement, Measure
 from iteralign.report.rounds import Figure, Round
 from iteralign.report.summary import Summary
-from iteralign.report.wording import clean, count, interval, p_value, plural, points, share
+from iteralign.report.wording import clean, count, interval, lost_calls, p_value, plural, points, share
 
 GROUPS = {"hhh": "HHH, the better option is likelier"}
 BETTER = {True: "higher is better", False: "lower is better"}
@@ -131,6 +131,8 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
         facts.append(("Unjudged", f"{r.unjudged} of {r.prompts}{why}"))
     if r.principles or r.state in ("kept", "rolled back", "too few rows"):
         facts.append(("Principles", f"{r.proposed} new, {r.merged} merged; {r.principles} in force"))
+    if r.oracle_failed:
+        facts.append(("Oracle", f"{lost_calls(r.oracle_failed, r.oracle_calls)}; the first: {r.oracle_error}"))
     if r.candidates:
         copies = f", {plural(r.near_copies, 'near-copy', 'near-copies')} of others dropped" if r.near_copies else ""
         facts.append(("Revisions", f"{r.accepted} of {plural(r.candidates, 'candidate')} accepted{copies}"))

@@ -93,6 +93,7 @@ def print_rounds(summary: Summary, console: Console) -> None:
             "Failures",
             "Unjudged",
             "Principles",
+            "Oracle",
             "Revisions",
             "Training rows",
             "Over sft.max_length",

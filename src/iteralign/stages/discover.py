@@ -9,9 +9,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
 from iteralign.config import DiscoverConfig
+from iteralign.errors import NotApplicable
 from iteralign.models.base import Job, Model
-from iteralign.prompts import load_prompt
-from iteralign.records import Constitution, LedgerEntry, Principle, Verdict, Wants, digest
+from iteralign.prompts import PromptFile, load_prompt
+from iteralign.records import Choice, Constitution, LedgerEntry, Principle, Verdict, Wants, digest
 from iteralign.seeds import seed_for
 from iteralign.stages.lists import read_list
 from iteralign.stages.respond import sampling_of
@@ -19,12 +20,24 @@ from iteralign.stages.respond import sampling_of
 REPLY_WORDS = 60  # of each reply that the oracle is shown
 
 
+class FailedCall(NamedTuple):
+    """A call of the oracle that gave no reply: what its group of failures shares was not learnt."""
+
+    group: int
+    error: str
+
+
 class Discovery(NamedTuple):
-    """The constitution after the round, this round's principles in it (new, or met again), and what happened."""
+    """The constitution after the round, this round's principles in it (new, or met again), and what happened.
+
+    `calls` counts the groups that were shown; a call that failed is no "no new principles".
+    """
 
     constitution: Constitution
     met: tuple[Principle, ...]
     ledger: tuple[LedgerEntry, ...]
+    calls: int
+    failed: tuple[FailedCall, ...]
 
 
 def discover(
@@ -35,16 +48,20 @@ def discover(
     seed: int,
     round: int,
 ) -> Discovery:
-    """Groups of at most `group_size` failures, one call each; near-duplicates merge into the older principle.
+    """Groups of at most `group_size` failures, one call each; near-duplicates merge into an older principle.
 
-    An empty list is a good answer. Each ledger entry names its evidence: the ids of the prompts shown.
+    An empty list is a good answer. Each ledger entry names its evidence: the ids of the prompts shown. A prompt
+    file with `propose` is the paper's: sent as it stands, without a schema, a cut or a question.
     """
     prompts = load_prompt(config.prompt)
-    groups = group_failures(failures, config, seed_for(seed, round, "discover"))
+    paper = "propose" in prompts.tree
+    form = principles_schema(config.per_call) if config.json_schema and not paper else None
+    groups = group_failures(failures, config, seed_for(seed, round, "discover"))[: config.max_calls]
     principles = list(constitution.principles)
     met: dict[str, Principle] = {}
     ledger: list[LedgerEntry] = []
-    for number, group in enumerate(groups[: config.max_calls]):
+    failed: list[FailedCall] = []
+    for number, group in enumerate(groups):
         kind = kind_of(group[0])
         # each call is shown what the calls before it found, so that they do not find it again
         known = [p.text for p in principles if p.kind == kind]
@@ -52,34 +69,93 @@ def discover(
             {"prompt": v.response.prompt.question, "reply": " ".join(v.response.reply.text.split()[:REPLY_WORDS])}
             for v in group
         ]
-        paper = "propose" in prompts.tree
         key = "propose" if paper else ("unhelpful" if kind == "answer" else "harmful")
-        chat = prompts.chat(key, pairs=pairs, known=known, count=config.per_call)
+        chat = prompts.chat(key, pairs=pairs, known=known, count=config.per_call, json=form is not None)
+        own_seed = seed_for(seed, round, "discover", number)
         [reply] = oracle.generate(
-            [Job(chat=chat, sampling=sampling_of(config.sampling), seed=seed_for(seed, round, "discover", number))]
+            [Job(chat=chat, sampling=sampling_of(config.sampling), seed=own_seed, json_schema=form)]
         )
+        if reply.finish == "failed":
+            failed.append(FailedCall(number, reply.error or "no reply"))
+            continue
         evidence = tuple(v.response.prompt.id for v in group)
-        found = read_list(reply.text) if reply.finish != "failed" else []
+        found = read_list(reply.text)
         for text in found if paper else found[: config.per_call]:
             principle = Principle(id=digest(text, kind, length=12), text=text, framing=framing_of(text), kind=kind)
-            older = nearest(principle, principles, config.duplicate_cosine)
+            older, cosine, said = merge(principle, principles, oracle, prompts, config)
             if older is None:
                 principles.append(principle)
-                ledger.append(LedgerEntry(principle=principle.id, event="proposed", round=round, evidence=evidence))
-            else:
-                ledger.append(
-                    LedgerEntry(
-                        principle=principle.id,
-                        event="merged",
-                        round=round,
-                        evidence=evidence,
-                        into=older.id,
-                        reason=text,
-                    )
+            ledger.append(
+                LedgerEntry(
+                    principle=principle.id,
+                    event="merged" if older else "proposed",
+                    round=round,
+                    evidence=evidence,
+                    into=older.id if older else None,
+                    value=cosine if older else None,
+                    reason=said,
                 )
+            )
             met.setdefault((older or principle).id, older or principle)
     kept = principles if config.accumulate else list(met.values())
-    return Discovery(Constitution(principles=tuple(kept)), tuple(met.values()), tuple(ledger))
+    after = Constitution(principles=tuple(kept))
+    return Discovery(after, tuple(met.values()), tuple(ledger), len(groups), tuple(failed))
+
+
+def principles_schema(count: int) -> dict[str, Any]:
+    """An object with a list of at most `count` texts; strict, as servers want it."""
+    texts = {"type": "array", "items": {"type": "string"}, "maxItems": count}
+    return {
+        "type": "object",
+        "properties": {"principles": texts},
+        "required": ["principles"],
+        "additionalProperties": False,
+    }
+
+
+class Merge(NamedTuple):
+    """`into` is None for a new principle; `said` is the ledger's reason."""
+
+    into: Principle | None
+    cosine: float = 0.0
+    said: str = ""
+
+
+def merge(
+    principle: Principle, known: Sequence[Principle], oracle: Model, prompts: PromptFile, config: DiscoverConfig
+) -> Merge:
+    """Which older principle of the same kind a new one merges into.
+
+    The oldest whose TF-IDF cosine is at least `duplicate_cosine`; failing that, the nearest, if its cosine is at
+    least `ask_cosine` and the oracle says yes to the file's question `same`. No readable answer is a no. So there
+    is at most one question for a principle.
+    """
+    near = similar(principle, known)
+    for older, cosine in near:
+        if cosine >= config.duplicate_cosine:
+            return Merge(older, round(cosine, 4), principle.text)
+    if not near or config.ask_cosine is None or not asks(prompts):
+        return Merge(None)
+    nearest, cosine = max(near, key=lambda pair: pair[1])
+    if cosine < config.ask_cosine:
+        return Merge(None)
+    choice = ask_same(nearest, principle, oracle, prompts)
+    if choice.answer == "yes":
+        return Merge(nearest, round(cosine, 4), principle.text)
+    unread = f"the oracle did not say whether it is the same as {nearest.id}: {choice.error}"
+    return Merge(None, said=unread if choice.answer is None else "")
+
+
+def asks(prompts: PromptFile) -> bool:
+    """Whether principles that are alike are asked about with this prompt file."""
+    return "same" in prompts.tree and "propose" not in prompts.tree
+
+
+def ask_same(older: Principle, new: Principle, oracle: Model, prompts: PromptFile) -> Choice:
+    try:
+        return oracle.choose([prompts.chat("same", a=older.text, b=new.text)], ("yes", "no"))[0]
+    except NotApplicable as error:
+        return Choice(probabilities=None, answer=None, mass=None, error=str(error))
 
 
 def kind_of(failure: Verdict) -> Wants:
@@ -137,13 +213,13 @@ def packed(groups: list[list[Verdict]], size: int) -> list[list[Verdict]]:
     return bins
 
 
-def nearest(principle: Principle, known: Sequence[Principle], cosine: float) -> Principle | None:
-    """The oldest known principle of the same kind that says nearly the same (TF-IDF cosine)."""
+def similar(principle: Principle, known: Sequence[Principle]) -> list[tuple[Principle, float]]:
+    """Known principles of the same kind, the oldest first, each with its TF-IDF cosine to a new one."""
     same = [k for k in known if k.kind == principle.kind]
     if not same:
-        return None
+        return []
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform(
         [principle.text, *(k.text for k in same)]
     )
     near = cosine_similarity(vectors[0], vectors[1:])[0]
-    return next((k for k, c in zip(same, near, strict=True) if c >= cosine), None)
+    return [(k, float(c)) for k, c in zip(same, near, strict=True)]

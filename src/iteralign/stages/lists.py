@@ -55,11 +55,26 @@ def _from_json(text: str) -> list[str] | None:
     opening = re.search(r"[\[{]", body)
     if opening is None:
         return None
+    body = body[opening.start() :]
     try:
-        value, _ = json.JSONDecoder().raw_decode(body[opening.start() :])
+        value, _ = json.JSONDecoder().raw_decode(body)
+    except json.JSONDecodeError:
+        return _cut_off(body)
+    found = [marked.group(1) if (marked := _BULLET.match(s)) else s for s in _strings(value)]
+    if not found and isinstance(value, dict) and [] in value.values():
+        return []
+    return found or None  # a bracket in a sentence, such as [1], is no list of rules
+
+
+def _cut_off(body: str) -> list[str] | None:
+    """The whole strings of a list in an object that ran into the token limit; None where there is no such object."""
+    if not re.match(r'\{\s*"[^"]*"\s*:\s*\[', body):
+        return None
+    strings = re.findall(r'(:\s*)?("(?:[^"\\\n]|\\.)*")(\s*:)?', body)
+    try:
+        return [json.loads(text) for value, text, key in strings if not value and not key] or None
     except json.JSONDecodeError:
         return None
-    return _strings(value) or None  # a bracket in a sentence, such as [1], is no list of rules
 
 
 def _strings(value: Any) -> list[str]:
