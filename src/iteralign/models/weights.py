@@ -162,7 +162,7 @@ class Ends:
         if is_adapter(after):
             adapter = read_adapter(after)
             self.adapters = (read_adapter(before) if is_adapter(before) else None, adapter)
-            self.weights = (load_weights(base_of(adapter)),)
+            self.base = load_weights(base_of(adapter))
         else:
             self.weights = (load_weights(before), load_weights(after))
 
@@ -172,7 +172,7 @@ class Ends:
             before, after = self.weights
             return {n: torch.lerp(before[n], after[n], share) for n in after}, None
         mixed = between(*self.adapters, share)
-        return merge(self.weights[0], mixed), mixed
+        return merge(self.base, mixed), mixed
 
 
 def fill(module: Any, weights: Mapping[str, torch.Tensor]) -> None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers.pytorch_utils import Conv1D
 
 from iteralign.config import LoraConfig as Settings
 from iteralign.errors import ConfigError
@@ -17,6 +18,7 @@ def wrap(module: Any, settings: Settings, start: Adapter | None) -> PeftModel:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules="all-linear" if start is None else start.settings["target_modules"],
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in module.modules()),  # GPT-2's layers are (in, out)
         task_type="SEQ_2_SEQ_LM" if module.config.is_encoder_decoder else "CAUSAL_LM",
     )
     if start is not None and (start.settings["r"], start.settings["lora_alpha"]) != (settings.rank, settings.alpha):
