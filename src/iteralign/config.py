@@ -26,7 +26,8 @@ class Price(Section):
 
 
 class TransformersConfig(Section):
-    """`model` is a name of the sources table, a hub id or a folder. dtype auto = the faster one here."""
+    """`model` is a name of the sources table, a hub id or a folder (of a causal model, an encoder-decoder, or a PEFT
+    adapter). dtype auto = the faster one here."""
 
     type: Literal["transformers"] = "transformers"
     model: str
@@ -195,6 +196,7 @@ class SFTConfig(Section):
 
     `reply_tokens`: own replies are learnt up to this length only. Whether an answer declines shows in its
     first tokens; the rest of it is what the policy says anyway, and costs time.
+    `max_length`: tokens of prompt and answer together, of an encoder-decoder each.
     """
 
     learning_rate: float = Field(default=2e-5, gt=0)

@@ -10,7 +10,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from iteralign.errors import ModelError
 from iteralign.models.base import Job, Sampling
 from iteralign.models.chat import ChatFormat
-from iteralign.models.transformers import TransformersModel, draw
+from iteralign.models.decoding import draw
+from iteralign.models.transformers import TransformersModel
 from iteralign.records import Chat, Message, Reply, user
 from tiny import END, START, TEXTS, tiny_model, tiny_tokenizer
 

@@ -1,6 +1,6 @@
 """A chat as a causal model reads it: the tokenizer's own template, or plain turns for base models."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 
@@ -11,8 +11,17 @@ NAMES = {"user": "Human", "assistant": "Assistant"}
 STOP_TOKENS = 12  # the last tokens of a reply, in which the beginning of a user's turn is looked for
 
 
+class Prompt(NamedTuple):
+    """What a model reads. `begun`: what the decoder of an encoder-decoder holds before its first new token."""
+
+    ids: tuple[int, ...]
+    begun: tuple[int, ...] = ()
+
+
 class ChatFormat:
     """`template`: None = the tokenizer's if it has one, else plain; "chat" demands one; "plain" ignores it."""
+
+    encoder_decoder = False  # whether prompt and reply are read and written apart
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:
         if template == "chat" and not tokenizer.chat_template:
@@ -74,6 +83,17 @@ class ChatFormat:
 
     def encode(self, chat: Chat) -> list[int]:
         return self.encode_text(self.render(chat), special=self.plain)
+
+    def prompt(self, chat: Chat) -> Prompt:
+        return Prompt(tuple(self.encode(chat)))
+
+    def pair(self, context: Chat | str, continuation: str) -> tuple[Prompt, list[int]]:
+        before, after = self.encode_pair(context, continuation)
+        return Prompt(tuple(before)), after
+
+    def answer(self, text: str) -> list[int]:
+        """A reply as it follows its prompt, without its end."""
+        return self.encode_text(f" {text}" if self.plain else text, special=False)
 
     def encode_text(self, text: str, special: bool = True) -> list[int]:
         """A rendered template brings its own special tokens; plain text gets the tokenizer's (BOS)."""

@@ -49,6 +49,7 @@ def load_transformers(config: TransformersConfig, source: str, threads: int) -> 
     import torch
 
     from iteralign.models.device import pick_device, pick_dtype
+    from iteralign.models.seq2seq import Seq2SeqModel
     from iteralign.models.transformers import TransformersModel
     from iteralign.models.weights import load_module, load_tokenizer, unpacked, weights_digest
 
@@ -62,7 +63,8 @@ def load_transformers(config: TransformersConfig, source: str, threads: int) -> 
     name = weights_digest(dict(module.named_parameters()))
     module = module.to(device=device, dtype=dtype)
     tokenizer = load_tokenizer(source, config.trust_remote_code)
-    return TransformersModel(module, tokenizer, f"transformers:{name}", config.batch, config.template)
+    kind = Seq2SeqModel if module.config.is_encoder_decoder else TransformersModel
+    return kind(module, tokenizer, f"transformers:{name}", config.batch, config.template)
 
 
 def gguf_in(source: Path) -> Path:

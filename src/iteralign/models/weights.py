@@ -5,20 +5,22 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging
 
 from iteralign.errors import ModelError, StoreError
-from iteralign.models.transformers import TransformersModel
+from iteralign.models.adapters import Adapter, between, is_adapter, merge, read_adapter, write_adapter
+from iteralign.models.decoding import TorchModel
 from iteralign.records import digest
-from iteralign.sources import cache_folder
+from iteralign.sources import cache_folder, resolve
 
 WRITER = "iteralign"
 logging.disable_progress_bar()  # the run's own display says what is going on
@@ -33,17 +35,32 @@ def place(source: str | Path) -> dict[str, Any]:
 
 
 def load_module(source: str | Path, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """Of an adapter's folder: its base with the adapter merged."""
+    if is_adapter(source):
+        adapter = read_adapter(source)
+        module = load_module(base_of(adapter), torch.float32, trust_remote_code)
+        fill(module, merge(dict(module.named_parameters()), adapter))
+        return module.to(dtype)
     try:
-        module: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(**place(source), trust_remote_code=trust_remote_code)
+        kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        module: Any = kind.from_pretrained(
             **place(source), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load a causal language model from {source}: {error}") from error
+        raise ModelError(f"cannot load a language model from {source}: {error}") from error
     if hasattr(module, "hf_quantizer"):  # a de-quantised GGUF would refuse to be saved
         module.hf_quantizer = None
         if hasattr(module.config, "quantization_config"):
             del module.config.quantization_config
     return module
+
+
+def base_of(adapter: Adapter) -> str:
+    path = Path(adapter.base)
+    if path.is_absolute() and not path.exists():
+        raise ModelError(f"an adapter needs its base at {path}, which is not there: put it back, or start a fresh run")
+    return unpacked(path if path.exists() else resolve(adapter.base))
 
 
 def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
@@ -71,36 +88,57 @@ def unpacked(source: str | Path) -> str:
 
 def load_weights(source: str | Path) -> dict[str, torch.Tensor]:
     """The parameters in fp32 by name: the masters that training starts from."""
+    if is_adapter(source):
+        adapter = read_adapter(source)
+        return merge(load_weights(base_of(adapter)), adapter)
     single = Path(source) / "model.safetensors"
     if single.is_file():
         with safe_open(single, "pt") as file:
-            ours = (file.metadata() or {}).get("writer") == WRITER
-        if ours:  # its names are those of the parameters; transformers may rename what others wrote
-            return {n: t.float() for n, t in load_file(single).items()}
+            said = file.metadata() or {}
+        if said.get("writer") == WRITER:  # its names are those of the parameters; transformers may rename others'
+            buffers = said.get("buffers", "").split()
+            return {n: t.float() for n, t in load_file(single).items() if n not in buffers}
     module = load_module(source, torch.float32)
     return {n: p.detach() for n, p in module.named_parameters()}
 
 
-def save_checkpoint(engine: TransformersModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+def save_checkpoint(engine: TorchModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """What `from_pretrained` loads, in fp32."""
     write_folder(engine.module, engine.tokenizer, weights, folder)
 
 
+def save(engine: TorchModel, weights: Mapping[str, torch.Tensor], adapter: Adapter | None, folder: Path) -> None:
+    """A checkpoint; where an adapter is kept apart, what peft loads over its base."""
+    if adapter is None:
+        return save_checkpoint(engine, weights, folder)
+    with whole(folder) as beside:
+        write_adapter(adapter, beside)
+        engine.tokenizer.save_pretrained(beside)
+
+
 def write_folder(module: Any, tokenizer: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    beside: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=folder.name + ".part", dir=folder.parent))
+    with whole(folder) as beside:
         # the largest first: a full disk shows here, where its error is a clear one
-        tensors = {n: t.detach().contiguous() for n, t in weights.items()}
-        save_file(tensors, beside / "model.safetensors", metadata={"format": "pt", "writer": WRITER})
+        buffers = stored_buffers(module)
+        tensors = {n: t.detach().contiguous() for n, t in {**weights, **buffers}.items()}
+        said = {"format": "pt", "writer": WRITER, "buffers": " ".join(buffers)}
+        save_file(tensors, beside / "model.safetensors", metadata=said)
         config = copy.deepcopy(module.config)
         config.dtype = torch.float32
         config.save_pretrained(beside)
         if module.generation_config is not None:
             module.generation_config.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill; whole or not at all: written beside, then renamed."""
+    beside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=folder.name + ".part", dir=folder.parent))
+        yield beside
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
     except (OSError, SafetensorError) as error:
@@ -110,18 +148,43 @@ def write_folder(module: Any, tokenizer: Any, weights: Mapping[str, torch.Tensor
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def between(
-    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], share: float
-) -> dict[str, torch.Tensor]:
-    """before + share x (after - before), tensor by tensor."""
-    return {n: torch.lerp(before[n], after[n], share) for n in after}
+def stored_buffers(module: Any) -> dict[str, torch.Tensor]:
+    """What belongs to a model beside its parameters (BART's bias of the logits); never trained."""
+    kept = module.state_dict(keep_vars=True)
+    return {n: b.float() if b.is_floating_point() else b for n, b in module.named_buffers() if n in kept}
 
 
-def put(engine: TransformersModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy weights into the engine's own tensors (rounded to its dtype), and name it after them."""
+class Ends:
+    """Two checkpoints, and what lies between: weights, or adapters where the later one keeps its adapter apart."""
+
+    def __init__(self, before: str, after: str) -> None:
+        self.adapters = None
+        if is_adapter(after):
+            adapter = read_adapter(after)
+            self.adapters = (read_adapter(before) if is_adapter(before) else None, adapter)
+            self.base = load_weights(base_of(adapter))
+        else:
+            self.weights = (load_weights(before), load_weights(after))
+
+    def at(self, share: float) -> tuple[dict[str, torch.Tensor], Adapter | None]:
+        """before + share x (after - before), tensor by tensor: the weights, and the adapter that makes them."""
+        if self.adapters is None:
+            before, after = self.weights
+            return {n: torch.lerp(before[n], after[n], share) for n in after}, None
+        mixed = between(*self.adapters, share)
+        return merge(self.base, mixed), mixed
+
+
+def fill(module: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copies weights into a module's own tensors, rounded to their dtype."""
     with torch.no_grad():
-        for name, parameter in engine.module.named_parameters():
+        for name, parameter in module.named_parameters():
             parameter.copy_(weights[name])
+
+
+def put(engine: TorchModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy weights into the engine's own tensors, and name it after them."""
+    fill(engine.module, weights)
     engine.rename(f"transformers:{weights_digest(weights)}")
 
 

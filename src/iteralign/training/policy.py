@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from iteralign.config import ModelConfig, SFTConfig, TransformersConfig
 from iteralign.errors import ConfigError
@@ -13,6 +13,9 @@ from iteralign.models.scripted import ScriptedPolicy
 from iteralign.records import Checkpoint, Row
 from iteralign.sources import Progress, resolve
 from iteralign.store import Store
+
+if TYPE_CHECKING:
+    from iteralign.models.weights import Ends
 
 
 class Engine:
@@ -73,10 +76,10 @@ class Engine:
         if isinstance(model, ScriptedPolicy):
             model.restore(self.source(checkpoint))
             return
-        from iteralign.models.transformers import TransformersModel
+        from iteralign.models.decoding import TorchModel
         from iteralign.models.weights import load_weights, put
 
-        assert isinstance(model, TransformersModel)
+        assert isinstance(model, TorchModel)
         put(model, load_weights(self.source(checkpoint)))
 
     def close(self) -> None:
@@ -115,22 +118,25 @@ def train(
             model.restore("base")
         made = model.learn(rows, folder, source)
     else:
-        from iteralign.models.transformers import TransformersModel
+        from iteralign.models.decoding import TorchModel
         from iteralign.training.sft import sft
 
-        assert isinstance(model, TransformersModel)
+        assert isinstance(model, TorchModel)
         made = sft(model, source, rows, config, folder, seed, watch)
     policy.engine.moved(made)
     return Policy(policy.engine, made)
 
 
 class Line:
-    """The line between two policies' weights, for a search along it; read from disk when first needed."""
+    """The line between two policies' weights, for a search along it; read from disk when first needed.
+
+    With adapters kept apart it is the line between the adapters.
+    """
 
     def __init__(self, before: Policy, after: Policy) -> None:
         self.before, self.after = before, after
         self.engine = after.engine
-        self._ends: tuple[Any, Any] | None = None
+        self._ends: Ends | None = None
 
     def at(self, share: float) -> Model:
         """The engine with the weights before + share x (after - before)."""
@@ -138,16 +144,11 @@ class Line:
         if isinstance(model, ScriptedPolicy):
             model.learnt = round((1 - share) * self._learnt(self.before) + share * self._learnt(self.after))
         else:
-            from iteralign.models import weights
-            from iteralign.models.transformers import TransformersModel
+            from iteralign.models.decoding import TorchModel
+            from iteralign.models.weights import put
 
-            assert isinstance(model, TransformersModel)
-            if self._ends is None:
-                self._ends = (
-                    weights.load_weights(self._source(self.before)),
-                    weights.load_weights(self._source(self.after)),
-                )
-            weights.put(model, weights.between(*self._ends, share))
+            assert isinstance(model, TorchModel)
+            put(model, self.ends.at(share)[0])
         self.engine.left()
         return model
 
@@ -163,16 +164,23 @@ class Line:
         if isinstance(model, ScriptedPolicy):
             made = model.learn((), folder, self._source(self.before))
         else:
-            from iteralign.models import weights
-            from iteralign.models.transformers import TransformersModel
+            from iteralign.models.decoding import TorchModel
+            from iteralign.models.weights import save, weights_digest
 
-            assert isinstance(model, TransformersModel)
-            assert self._ends is not None
-            mixed = weights.between(*self._ends, share)
-            weights.save_checkpoint(model, mixed, folder)
-            made = Checkpoint(path=str(folder), parent=self._source(self.before), digest=weights.weights_digest(mixed))
+            assert isinstance(model, TorchModel)
+            mixed, adapter = self.ends.at(share)
+            save(model, mixed, adapter, folder)
+            made = Checkpoint(path=str(folder), parent=self._source(self.before), digest=weights_digest(mixed))
         self.engine.moved(made)
         return made.model_copy(update=counts)
+
+    @property
+    def ends(self) -> "Ends":
+        from iteralign.models.weights import Ends
+
+        if self._ends is None:
+            self._ends = Ends(self._source(self.before), self._source(self.after))
+        return self._ends
 
     def _source(self, policy: Policy) -> str:
         return self.engine.source(policy.checkpoint)

@@ -84,27 +84,28 @@ class Encoded(NamedTuple):
 
 
 def encode(rows: Sequence[Row], form: ChatFormat, max_length: int, reply_tokens: int | None = None) -> Encoded:
-    """Tokenised rows of at most `max_length` tokens each; the policy's own replies are learnt up to
-    `reply_tokens`, and one that is cut there or was cut before does not teach an end."""
+    """Tokenised rows of at most `max_length` tokens each (of an encoder-decoder: prompt and answer each); the
+    policy's own replies are learnt up to `reply_tokens`, and one that is cut there or was cut before does not
+    teach an end."""
     kept: list[dict[str, Any]] = []
     cut = 0
     for row in rows:
-        answer = form.encode_text(answer_text(row.answer, form), special=False)
+        answer = form.answer(row.answer)
         if row.ended:
             answer += form.end_ids
         if row.origin == "reply" and reply_tokens is not None:
             answer = answer[:reply_tokens]
-        chat, shortened = fit(row.chat, form, max_length - len(answer))
+        room = max_length - len(answer)
+        chat, shortened = fit(row.chat, form, max_length if form.encoder_decoder and room >= 0 else room)
         if chat is None:
             continue
         cut += shortened
         prompt = form.encode(chat)
-        kept.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
+        if form.encoder_decoder:
+            kept.append({"input_ids": prompt, "labels": answer})
+        else:
+            kept.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
     return Encoded(kept, cut, len(rows) - len(kept))
-
-
-def answer_text(answer: str, form: ChatFormat) -> str:
-    return f" {answer}" if form.plain else answer
 
 
 def fit(chat: Chat, form: ChatFormat, room: int) -> tuple[Chat | None, bool]:

@@ -13,16 +13,20 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig as TRLConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from iteralign.config import SFTConfig
 from iteralign.errors import ModelError
-from iteralign.models.transformers import TransformersModel
-from iteralign.models.weights import load_weights, save_checkpoint, weights_digest
+from iteralign.models.adapters import is_adapter, merge, read_adapter
+from iteralign.models.decoding import TorchModel
+from iteralign.models.seq2seq import Seq2SeqModel
+from iteralign.models.weights import base_of, fill, load_weights, save, weights_digest
 from iteralign.records import Checkpoint, Row
+from iteralign.training.lora import unwrap, wrap
 from iteralign.training.rows import encode
+from iteralign.training.seq2seq import seq2seq_trainer
 
 Watch = Callable[[int, int], None]
 
@@ -52,7 +56,7 @@ class MasterAdamW(torch.optim.AdamW):
 
 
 def sft(
-    engine: TransformersModel,
+    engine: TorchModel,
     start: str,
     rows: Sequence[Row],
     config: SFTConfig,
@@ -70,29 +74,30 @@ def sft(
             f"all {len(rows)} training rows are longer than sft.max_length {config.max_length} tokens: raise it"
         )
     set_seed(seed % 2**32)  # numpy takes no more
-    module = engine.module
-    masters = {n: w.to(module.device) for n, w in load_weights(start).items()}
-    named = dict(module.named_parameters())
-    with torch.no_grad():
-        for name, parameter in named.items():
-            parameter.copy_(masters[name])
+    module, lora = engine.module, config.lora
+    adapter = read_adapter(start) if lora is not None and lora.keep and is_adapter(start) else None
+    base = start if adapter is None else base_of(adapter)
+    masters = {n: w.to(module.device) for n, w in load_weights(base).items()}
+    fill(module, masters)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of the libraries about each other
-        trained = module if config.lora is None else with_lora(module, config)
-        trainer = make_trainer(trained, engine, encoded.rows, config, masters if config.lora is None else {}, seed)
+        trained = module if lora is None else wrap(module, lora, adapter)
+        trainer = make_trainer(trained, engine, encoded.rows, config, masters if lora is None else {}, seed)
         if watch is not None:
             trainer.add_callback(Progress(watch))
         result = trainer.train()
-    if config.lora is not None:
-        engine.module = merge_lora(trained, masters)
+    if lora is not None:
+        engine.module, adapter = unwrap(trained, str(Path(base).absolute()) if Path(base).exists() else base)
+        masters = merge(masters, adapter)
+        fill(engine.module, masters)
     engine.module.eval()
     loss = float(result.training_loss)
-    final = {n: masters[n] for n in named}
+    final = {n: masters[n] for n, _ in engine.module.named_parameters()}
     if not (math.isfinite(loss) and all(bool(w.isfinite().all()) for w in final.values())):
         raise ModelError(
             f"training did not converge (loss {loss}, or weights that are not finite): lower sft.learning_rate "
             f"(now {config.learning_rate})"
         )
-    save_checkpoint(engine, final, folder)
+    save(engine, final, adapter if lora is not None and lora.keep else None, folder)
     digest = weights_digest(final)
     engine.rename(f"transformers:{digest}")
     return Checkpoint(
@@ -109,37 +114,13 @@ def sft(
 
 def make_trainer(
     module: Any,
-    engine: TransformersModel,
+    engine: TorchModel,
     rows: list[dict[str, Any]],
     config: SFTConfig,
     masters: dict[str, torch.Tensor],
     seed: int,
-) -> SFTTrainer:
-    steps = -(-len(rows) // config.batch) * config.epochs
-    arguments = TRLConfig(
-        output_dir=tempfile.gettempdir(),
-        per_device_train_batch_size=config.batch,
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=round(config.warmup_ratio * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        gradient_checkpointing=engine.module.device.type == "cuda",
-        bf16=False,
-        fp16=False,
-        use_cpu=engine.module.device.type == "cpu",
-        save_strategy="no",
-        logging_strategy="no",
-        logging_nan_inf_filter=False,  # it would hide a loss that is not finite
-        report_to=[],
-        disable_tqdm=True,
-        seed=seed % 2**32,
-        data_seed=seed % 2**32,
-        dataloader_pin_memory=False,
-    )
+) -> Trainer:
+    shared = arguments(config, engine.module.device, len(rows), seed)
     optimizer = None
     if masters and next(module.parameters()).dtype != torch.float32:
         named = list(module.named_parameters())
@@ -153,15 +134,45 @@ def make_trainer(
     elif masters:  # fp32 weights are their own masters
         for name, parameter in module.named_parameters():
             masters[name] = parameter.data
-    trainer = SFTTrainer(
-        model=module,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=engine.tokenizer,
-        optimizers=(optimizer, None),
-    )
+    if isinstance(engine, Seq2SeqModel):
+        trainer = seq2seq_trainer(module, engine, rows, shared, optimizer)
+    else:
+        trainer = SFTTrainer(
+            model=module,
+            args=TRLConfig(**shared, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=engine.tokenizer,
+            optimizers=(optimizer, None),
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def arguments(config: SFTConfig, device: torch.device, rows: int, seed: int) -> dict[str, Any]:
+    """What every trainer of transformers is told."""
+    steps = -(-rows // config.batch) * config.epochs
+    return dict(
+        output_dir=tempfile.gettempdir(),
+        per_device_train_batch_size=config.batch,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=round(config.warmup_ratio * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        gradient_checkpointing=device.type == "cuda",
+        bf16=False,
+        fp16=False,
+        use_cpu=device.type == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would hide a loss that is not finite
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed % 2**32,
+        data_seed=seed % 2**32,
+        dataloader_pin_memory=False,
+    )
 
 
 class Progress(TrainerCallback):
@@ -170,36 +181,3 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.watch(state.global_step, state.max_steps)
-
-
-def with_lora(module: Any, config: SFTConfig) -> Any:
-    """The module with a fresh adapter on all linear layers; adapter weights train in fp32."""
-    from peft import LoraConfig, get_peft_model
-
-    assert config.lora is not None
-    settings = LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    wrapped = get_peft_model(module, settings)
-    for name, parameter in wrapped.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.float()
-    return wrapped
-
-
-def merge_lora(wrapped: Any, masters: dict[str, torch.Tensor]) -> Any:
-    """Adds each adapter's product to its master in fp32 and takes the adapter off again."""
-    with torch.no_grad():
-        for name, layer in wrapped.base_model.model.named_modules():
-            if hasattr(layer, "get_delta_weight") and "default" in getattr(layer, "lora_A", {}):
-                masters[f"{name}.weight"] += layer.get_delta_weight("default").float()
-    module = wrapped.unload()
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.copy_(masters[name])
-            parameter.requires_grad_(True)
-    return module
