@@ -70,6 +70,8 @@ class Live:
             print(f"[{clock()}] {describe(name)}: {total}{kept}", file=sys.stderr, flush=True)
 
     def advance(self, name: str, done: int, tokens: int = 0) -> None:
+        if name != self._name.rpartition("/")[2]:  # the end of a stage that held others: they have told all
+            return
         now = time.monotonic()
         speed = (
             f"{tokens / (now - self._started):.0f} tok/s" if tokens else rate(done - self._begin, now - self._started)
@@ -86,7 +88,7 @@ class Live:
             self._progress.update(self._task, total=steps, completed=step)
         else:
             self._total, self._begin = steps, 0
-            self.advance(self._name, step)
+            self.advance(self._name.rpartition("/")[2], step)
 
     def note(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, style="dim")

@@ -15,6 +15,8 @@ from iteralign.models.load import load_transformers
 from iteralign.models.transformers import TransformersModel
 from iteralign.models.weights import load_weights, save_checkpoint
 from iteralign.records import Checkpoint, Message, Row, user
+from iteralign.training.labelled import LabelledSFTTrainer, is_plain
+from iteralign.training.lora import wrap
 from iteralign.training.rows import encode
 from iteralign.training.sft import make_trainer, sft
 from make import prompt, room_for
@@ -77,6 +79,36 @@ def test_the_trainers_batch_learns_the_answer_and_its_end_and_no_padding() -> No
         assert engine.tokenizer.decode(learnt[:-1]) in answers
         assert torch.equal(ids[labels != -100], learnt)
         assert (labels[mask == 0] == -100).all()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)])
+def test_loss_and_gradients_are_trls_own(lora: LoraConfig | None) -> None:
+    """Logits at labelled positions only are a matter of speed (training/labelled.py)."""
+    engine = tiny_model(tie_word_embeddings=True)
+    module = engine.module if lora is None else wrap(engine.module, lora, None)
+    encoded = encode(ROWS, engine.format, 512).rows
+    trainer = make_trainer(module, engine, encoded, SFTConfig(batch=8), {}, SEED)
+    batch = next(iter(trainer.get_train_dataloader()))
+    found: list[tuple[float, dict[str, torch.Tensor]]] = []
+    for compute_loss in (trainer.compute_loss, super(LabelledSFTTrainer, trainer).compute_loss):
+        module.zero_grad()
+        loss = compute_loss(module, dict(batch), num_items_in_batch=(batch["labels"] != -100).sum())
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+        found.append((loss.item(), gradients))
+    (ours, our_gradients), (trls, trl_gradients) = found
+    assert ours == pytest.approx(trls, rel=1e-5)
+    assert our_gradients.keys() == trl_gradients.keys() and our_gradients
+    for name, gradient in our_gradients.items():
+        torch.testing.assert_close(gradient, trl_gradients[name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_that_bends_its_logits_keeps_trls_loss() -> None:
+    module = tiny_model().module
+    assert is_plain(module)
+    module.config.final_logit_softcapping = 30.0
+    assert not is_plain(module)
 
 
 def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig as TRLConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from iteralign.config import SFTConfig
 from iteralign.errors import ModelError
@@ -24,6 +23,7 @@ from iteralign.models.decoding import TorchModel
 from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import base_of, fill, load_weights, save, weights_digest
 from iteralign.records import Checkpoint, Row
+from iteralign.training.labelled import LabelledSFTTrainer
 from iteralign.training.lora import unwrap, wrap
 from iteralign.training.rows import encode
 from iteralign.training.seq2seq import seq2seq_trainer
@@ -137,7 +137,7 @@ def make_trainer(
     if isinstance(engine, Seq2SeqModel):
         trainer = seq2seq_trainer(module, engine, rows, shared, optimizer)
     else:
-        trainer = SFTTrainer(
+        trainer = LabelledSFTTrainer(
             model=module,
             args=TRLConfig(**shared, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_list(rows),
