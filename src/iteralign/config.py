@@ -228,7 +228,7 @@ class GateConfig(Section):
     min_distinct: float = Field(default=0.35, ge=0, le=1, description="mean share of distinct words of fresh answers")
     length_ratio: tuple[float, float] = (0.25, 4.0)
     max_unjudged: float = Field(default=0.25, ge=0, le=1)
-    backtrack: tuple[float, ...] = (0.85, 0.7, 0.6, 0.5, 0.4, 0.3)
+    backtrack: tuple[float, ...] = (0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
     evaluator: bool = True
     failures_in_a_row: int = Field(default=2, ge=1)
     enabled: bool = True
@@ -287,6 +287,11 @@ class RunConfig(Section):
         """The model behind a judge, without the settings that leave its weights as they are."""
         model = self.policy if isinstance(judge.model, SelfConfig) else judge.model
         return model.model_dump(include={"type", "model", "base_url", "script", "seed"})
+
+    @property
+    def generation_batch(self) -> int:
+        """The micro-batch of stages that only the policy works in: what its backend decodes at once."""
+        return self.policy.batch if isinstance(self.policy, TransformersConfig) else self.runtime.micro_batch
 
     def digest_fields(self) -> dict[str, Any]:
         """What must be equal for a run directory to be continued: everything but the speed settings."""

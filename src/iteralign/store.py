@@ -53,6 +53,10 @@ class Store:
     def inside(self, name: str) -> "Store":
         return Store(self.folder / name, self.micro_batch, self.watch)
 
+    def by(self, size: int) -> "Store":
+        """The same folder, in micro-batches of another size."""
+        return Store(self.folder, size, self.watch)
+
     def path(self, name: str) -> Path:
         return self.folder / name
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from iteralign.config import SamplingConfig
+from iteralign.config import RunConfig
 from iteralign.evals.choice import make_score
 from iteralign.judges.base import Judge, degenerate
 from iteralign.judges.refusal import refuses
@@ -17,8 +17,7 @@ def both_sides(
     prompts: Sequence[Prompt],
     policy: Callable[[], Model],
     evaluator: Callable[[], Judge] | None,
-    sampling: SamplingConfig,
-    seed: int,
+    config: RunConfig,
 ) -> list[Verdict]:
     """Answer and judge every prompt, resumably. The draw belongs to the prompt, so two models get the same.
 
@@ -26,10 +25,10 @@ def both_sides(
     every answer is unjudged, and only the word match measures it.
     """
     by_id = {p.id: p for p in prompts}
-    responses = store.each(
+    responses = store.by(config.generation_batch).each(
         "responses",
         prompts,
-        lambda batch: respond(batch, policy(), sampling, seed, -1),
+        lambda batch: respond(batch, policy(), config.evaluate, config.seed, -1),
         lambda row: Response.join(row, by_id),
     )
     if evaluator is None:

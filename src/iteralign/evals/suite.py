@@ -33,14 +33,12 @@ def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
 
 def held_out(run: Run, store: Store, policy: Policy) -> list[Verdict]:
     prompts = run.prompts[HELD_OUT].first(run.config.prompts.held_out, run.config.seed)
-    return both_sides(
-        store, prompts, lambda: policy.model, lambda: run.evaluator(policy), run.config.evaluate, run.config.seed
-    )
+    return both_sides(store, prompts, lambda: policy.model, lambda: run.evaluator(policy), run.config)
 
 
 def hhh(store: Store, policy: Policy, run: Run) -> list[Likelihoods]:
     items = read_hhh(fetch("hhh", progress=run.engine.progress))
-    whole = Store(store.folder, len(items), store.watch)  # one micro-batch: shared inputs are computed once
+    whole = store.by(len(items))  # one micro-batch: shared inputs are computed once
     return whole.each("hhh", items, lambda part: score_choices(part, policy.model), lambda row: Likelihoods(**row))
 
 
@@ -59,7 +57,7 @@ def on_validation(run: Run, store: Store, model: Callable[[], Model]) -> list[Ve
     config = run.config
     prompts = run.prompts[VALIDATION].first(config.prompts.validation, config.seed)
     evaluator = (lambda: run.evaluator(run.base)) if config.gates.evaluator else None
-    return both_sides(store, prompts, model, evaluator, config.evaluate, config.seed)
+    return both_sides(store, prompts, model, evaluator, config)
 
 
 def tag(share: float) -> str:

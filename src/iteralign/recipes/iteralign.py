@@ -82,7 +82,7 @@ def respond_and_judge(run: Run, here: Store, policy: Policy, r: int) -> list[Ver
 
     prompts = here.rows("prompts", batch, lambda row: Prompt(**row))
     by_id = {p.id: p for p in prompts}
-    responses = here.each(
+    responses = here.by(config.generation_batch).each(
         "responses",
         prompts,
         lambda part: respond(part, policy.model, config.respond, config.seed, r),

@@ -43,11 +43,15 @@ class MasterAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for parameter, master in self.pairs:
-            master.grad = None if parameter.grad is None else parameter.grad.float()
+            if parameter.grad is None:
+                master.grad = None
+            elif master.grad is None:
+                master.grad = parameter.grad.float()
+            else:  # kept from step to step: fresh memory costs more than the copy
+                master.grad.copy_(parameter.grad)
         loss = super().step(closure)
         for parameter, master in self.pairs:
             parameter.copy_(master)
-            master.grad = None
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
