@@ -83,6 +83,7 @@ def run(
             typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
             raise typer.Exit(130) from None
         finally:
+            live.finish()
             opened.close()
             opened.store.event("seconds", **{k: round(v, 1) for k, v in live.seconds.items()})
     print_summary(write_reports(folder))

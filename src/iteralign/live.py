@@ -53,12 +53,12 @@ class Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.finish()
         if self._progress:
             self._progress.stop()
 
     def stage(self, name: str, total: int, done: int) -> None:
-        self._close()
+        self.finish()
         self._name, self._total, self._begin = name, total, done
         self._started = self._counted = time.monotonic()
         if self._progress:
@@ -93,7 +93,8 @@ class Live:
     def note(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, style="dim")
 
-    def _close(self) -> None:
+    def finish(self) -> None:
+        """The stage under way has ended: its time counts."""
         if self._name:
             stage = self._name.rsplit("/", 1)[-1]
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - self._started
