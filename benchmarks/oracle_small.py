@@ -1,6 +1,7 @@
 """What a small oracle can be asked: whether two rules are the same, and for JSON instead of a list.
 
     python benchmarks/oracle_small.py [--model oracle] [--pairs 8]
+    python benchmarks/oracle_small.py --quick     # one pair of each kind and no rules: under half a minute
 
 Eight pairs of rules of our own: four say the same in other words, four are about different things in like words.
 Prints P(yes) to the question `same` of prompts/propose.yaml in both orders, the TF-IDF cosine that discovery goes by,
@@ -14,7 +15,7 @@ from iteralign.config import DiscoverConfig, LlamaCppConfig
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.models.load import load_model
 from iteralign.prompts import load_prompt
-from iteralign.records import Principle
+from iteralign.records import Choice, Principle
 from iteralign.stages.discover import ask_same, principles_schema, similar
 from iteralign.stages.lists import read_list
 
@@ -64,20 +65,31 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--model", default="oracle", help="a GGUF file, or a name of the sources table")
     arguments.add_argument("--pairs", type=int, default=8, help="how many of the pairs, half of each kind")
+    arguments.add_argument("--quick", action="store_true", help="two pairs, and no call for rules")
     options = arguments.parse_args()
     oracle = load_model(LlamaCppConfig(model=options.model))
     for name, pairs in (("same", SAME), ("different", DIFFERENT)):
-        print_pairs(name, pairs[: options.pairs // 2], oracle)
-    for schema in (False, True):
-        print_rules(oracle, schema)
+        print_pairs(name, pairs[: 1 if options.quick else options.pairs // 2], oracle)
+    if not options.quick:
+        for schema in (False, True):
+            print_rules(oracle, schema)
+    same = ask_both(*SAME[0], oracle) == ask_both(*SAME[0], oracle)
+    print(f"same result: {'yes' if same else 'NO'} (the first pair asked again)")
+    raise SystemExit(0 if same else 1)
+
+
+def ask_both(a: str, b: str, oracle: Model) -> list[Choice]:
+    """Whether two rules are the same, asked in both orders."""
+    prompts = load_prompt("propose.yaml")
+    one, two = (Principle(id=text, text=text, framing="do", kind="unknown") for text in (a, b))
+    return [ask_same(x, y, oracle, prompts) for x, y in ((one, two), (two, one))]
 
 
 def print_pairs(name: str, pairs: list[tuple[str, str]], oracle: Model) -> None:
-    prompts = load_prompt("propose.yaml")
     said: list[str | None] = []
     for a, b in pairs:
+        choices = ask_both(a, b, oracle)
         one, two = (Principle(id=text, text=text, framing="do", kind="unknown") for text in (a, b))
-        choices = [ask_same(x, y, oracle, prompts) for x, y in ((one, two), (two, one))]
         said += [choice.answer for choice in choices]
         sure = ", ".join(f"{c.probabilities['yes']:.2f}" if c.probabilities else "unread" for c in choices)
         print(f"{name}: P(yes) {sure}; cosine {similar(two, [one])[0][1]:.2f}; {a}")
