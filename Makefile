@@ -1,4 +1,4 @@
-# The two commands: `make demo` aligns a small model in about a quarter of an hour, `make test` runs the tests.
+# The two commands: `make demo` aligns a small model in under half an hour, `make test` runs the tests.
 # Both create what they need: .venv, the packages of constraints.txt, the embedded models (in ITERALIGN_CACHE).
 PYTHON ?= python3.11
 VENV := .venv
