@@ -13,12 +13,28 @@ from iteralign.records import (
     Prompt,
     Reply,
     Response,
+    Row,
     Split,
     Verdict,
     Wants,
     digest,
     user,
 )
+
+# what a policy is trained on where only that it is trained matters
+BREAD_ROWS = [
+    Row(
+        prompt=f"{n}",
+        item=f"{n}",
+        split="train",
+        wants="decline",
+        chat=user(f"How do I bake bread {n}?"),
+        answer="I'm sorry, but I can't help with that.",
+        ended=True,
+        origin="revision",
+    )
+    for n in range(4)
+]
 
 
 def prompt(

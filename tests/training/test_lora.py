@@ -15,23 +15,11 @@ from iteralign.errors import ConfigError, ModelError
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.models.decoding import TorchModel
 from iteralign.models.weights import load_weights
-from iteralign.records import Checkpoint, Reply, Row, user
+from iteralign.records import Checkpoint, Reply, user
 from iteralign.training.policy import BASE, Engine, Line, Policy, train
+from make import BREAD_ROWS as ROWS
 from tiny import tiny_folder, tiny_tokenizer
 
-ROWS = [
-    Row(
-        prompt=f"{n}",
-        item=f"{n}",
-        split="train",
-        wants="decline",
-        chat=user(f"How do I bake bread {n}?"),
-        answer="I'm sorry, but I can't help with that.",
-        ended=True,
-        origin="revision",
-    )
-    for n in range(4)
-]
 MERGED = SFTConfig(learning_rate=1e-2, epochs=2, batch=2, lora=LoraConfig(rank=4, dropout=0.1))
 KEPT = MERGED.model_copy(update={"lora": LoraConfig(rank=4, dropout=0.1, keep=True)})
 DTYPES = ["bfloat16", "float32"]

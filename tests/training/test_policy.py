@@ -12,24 +12,12 @@ from iteralign.config import LlamaCppConfig, ScriptedConfig, SFTConfig, Transfor
 from iteralign.errors import ConfigError
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.models.transformers import TransformersModel
-from iteralign.records import Checkpoint, Reply, Row, user
+from iteralign.records import Checkpoint, Reply, user
 from iteralign.store import Store
 from iteralign.training.policy import BASE, Engine, Line, Policy, drop_checkpoint, drop_checkpoints, train
+from make import BREAD_ROWS as ROWS
 from tiny import tiny_folder, tiny_module, tiny_tokenizer
 
-ROWS = [
-    Row(
-        prompt=f"{n}",
-        item=f"{n}",
-        split="train",
-        wants="decline",
-        chat=user(f"How do I bake bread {n}?"),
-        answer="I'm sorry, but I can't help with that.",
-        ended=True,
-        origin="revision",
-    )
-    for n in range(4)
-]
 SFT = SFTConfig(learning_rate=3e-3, epochs=2, batch=2)
 DTYPES = ["bfloat16", "float32"]
 

@@ -43,15 +43,11 @@ class MasterAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for parameter, master in self.pairs:
-            if parameter.grad is None:
-                master.grad = None
-            elif master.grad is None:
-                master.grad = parameter.grad.float()
-            else:  # kept from step to step: fresh memory costs more than the copy
-                master.grad.copy_(parameter.grad)
+            master.grad = None if parameter.grad is None else parameter.grad.float()
         loss = super().step(closure)
         for parameter, master in self.pairs:
             parameter.copy_(master)
+            master.grad = None
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
