@@ -200,6 +200,29 @@ def test_the_same_command_asks_a_judge_that_was_away_again(tmp_path: Path) -> No
     assert not list((tmp_path / "run").rglob("*.again"))
 
 
+def test_an_evaluator_that_is_away_at_the_gate_rolls_nothing_back(tmp_path: Path) -> None:
+    """It answers until the round is trained, then it is away; then it is back."""
+
+    def behave(away: bool, question: Asked, times: int) -> Answer:
+        away = away and (tmp_path / "run/rounds/00000/trained.json").exists()
+        return says("At lunch." if away else "yes" if "can't help" in question.text else "no")
+
+    with serving() as server:
+        model = f"{{type: openai, model: e, key_env: null, base_url: '{server.url}', concurrency: 1, logprobs: false}}"
+        settings = [f"evaluator={{type: rubric, model: {model}, prompt: evaluator.yaml, questions: [declined]}}"]
+        settings += ["rounds=1", "evals.held_out=false", "prompts.validation=30", "prompts.red_team_per_round=96"]
+        settings += ["revise.max_near_copies=100", "gates.max_unjudged=0"]
+        server.behaviour = partial(behave, True)
+        with pytest.raises(Stopped, match=r"validation of 00000: \d+ of 60 responses could not be judged"):
+            run(tmp_path / "run", *settings)
+        server.behaviour = partial(behave, False)
+        outcome = run(tmp_path / "run", *settings)
+        whole = run(tmp_path / "whole", *settings)
+    assert outcome.policy.checkpoint.digest == whole.policy.checkpoint.digest != "base"
+    for path in (*(tmp_path / "whole/rounds").rglob("*.jsonl"), tmp_path / "whole/rounds/00000/gate.json"):
+        assert path.read_bytes() == (tmp_path / "run" / path.relative_to(tmp_path / "whole")).read_bytes(), path
+
+
 def verdict_rows(folder: Path) -> list[dict[str, Any]]:
     return read_rows(folder / "rounds/00000/verdicts.jsonl")
 

@@ -47,6 +47,17 @@ def files(folder: Path) -> set[str]:
 # -- micro-batches ----------------------------------------------------------------------------------
 
 
+def test_a_row_of_another_version_is_named_with_its_file(tmp_path: Path) -> None:
+    run(tmp_path, Stage())
+    path = tmp_path / "made.jsonl"
+    rows = path.read_text().split("\n")
+    rows[1] = json.dumps({**json.loads(rows[1]), "mood": "good"})
+    path.write_text("\n".join(rows) + "\n")
+
+    with pytest.raises(StoreError, match=r"made\.jsonl, row 2, is not what this version writes .*mood.*--fresh"):
+        run(tmp_path, Stage())
+
+
 def test_a_finished_stage_is_read_and_not_run(tmp_path: Path) -> None:
     first = run(tmp_path, Stage())
     assert [m.content.split()[0] for m in first] == [str(n) for n in range(10)]

@@ -115,7 +115,11 @@ def plan(
 def pull(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="models and data sets of the list, or hub:ORG/REPO; none: shows the list", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="models and data sets of the list, or hub:ORG/REPO; none: shows the list",
+            show_default=False,
+        ),
     ] = None,
     from_: Annotated[
         Path | None,

@@ -85,12 +85,12 @@ class Store:
         again = self.folder / f"{name}.again"
         if final.exists():
             part.unlink(missing_ok=True)
-            made = [join(row) for row in read_rows(final)]
+            made = joined(final, read_rows(final), join)
             if not lacking(made):
                 again.unlink(missing_ok=True)
                 return made
             final.replace(again)
-        before = [join(row) for row in read_rows(again)] if again.exists() else []
+        before = joined(again, read_rows(again), join) if again.exists() else []
         kept = {n: before[n] for n in {*range(len(before))} - lacking(before)}
 
         def run(places: range) -> list[R]:
@@ -105,7 +105,7 @@ class Store:
             raise StoreError(
                 f"{part} holds {len(finished)} micro-batches but the stage has {len(batches)}: use --fresh"
             )
-        result = [join(row) for batch in finished for row in batch]
+        result = joined(part, [row for batch in finished for row in batch], join)
         size = sum(len(b) for b in batches[: len(finished)])
         tokens = 0
         self._tell(name, len(rows), size)
@@ -127,7 +127,7 @@ class Store:
         final = self.folder / f"{name}.jsonl"
         if not final.exists():
             write_rows(final, [record.row() for record in make()])
-        return [join(row) for row in read_rows(final)]
+        return joined(final, read_rows(final), join)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """A JSON result of the whole set; returned as it reads back, so that a resumed run sees the same."""
@@ -263,6 +263,20 @@ def read_lines(path: Path, data: bytes) -> list[Any]:
         except ValueError as error:
             raise StoreError(f"{path}:{number} is not JSON ({error}): the file was changed by hand?") from error
     return values
+
+
+def joined(path: Path, rows: Sequence[dict[str, Any]], join: Callable[[dict[str, Any]], R]) -> list[R]:
+    """Stored rows as records again."""
+    records: list[R] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            records.append(join(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{path}, row {number}, is not what this version writes ({' '.join(str(error).split())[:200]}): it was "
+                "changed by hand, or written by another version. Start anew with --fresh"
+            ) from error
+    return records
 
 
 def lines(data: bytes) -> list[bytes]:

@@ -15,7 +15,7 @@ from iteralign.models.load import load_transformers
 from iteralign.models.transformers import TransformersModel
 from iteralign.models.weights import load_weights, save_checkpoint
 from iteralign.records import Checkpoint, Message, Row, user
-from iteralign.training.labelled import LabelledSFTTrainer, is_plain
+from iteralign.training.labelled import LabelledSFTTrainer, by_length, is_plain
 from iteralign.training.lora import wrap
 from iteralign.training.rows import encode
 from iteralign.training.sft import make_trainer, sft
@@ -84,10 +84,12 @@ def test_the_trainers_batch_learns_the_answer_and_its_end_and_no_padding() -> No
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)])
 def test_loss_and_gradients_are_trls_own(lora: LoraConfig | None) -> None:
-    """Logits at labelled positions only are a matter of speed (training/labelled.py)."""
+    """Logits at labelled positions only, and long rows by themselves, are a matter of speed (training/labelled.py)."""
     engine = tiny_model(tie_word_embeddings=True)
     module = engine.module if lora is None else wrap(engine.module, lora, None)
-    encoded = encode(ROWS, engine.format, 512).rows
+    long = ROWS[0].model_copy(update={"answer": " ".join([ROWS[0].answer] * 6)})
+    encoded = encode([*ROWS[1:], long], engine.format, 512).rows
+    assert len(by_length(torch.tensor([len(row["input_ids"]) for row in encoded]))) == 2
     trainer = make_trainer(module, engine, encoded, SFTConfig(batch=8), {}, SEED)
     batch = next(iter(trainer.get_train_dataloader()))
     found: list[tuple[float, dict[str, torch.Tensor]]] = []
@@ -102,6 +104,16 @@ def test_loss_and_gradients_are_trls_own(lora: LoraConfig | None) -> None:
     assert our_gradients.keys() == trl_gradients.keys() and our_gradients
     for name, gradient in our_gradients.items():
         torch.testing.assert_close(gradient, trl_gradients[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [([50, 48, 120, 52], [[1, 0, 3], [2]]), ([50, 48, 60, 52], [[1, 0, 3, 2]]), ([7], [[0]])],
+)
+def test_long_rows_of_a_batch_go_by_themselves_where_that_saves_enough(
+    lengths: list[int], parts: list[list[int]]
+) -> None:
+    assert [part.tolist() for part in by_length(torch.tensor(lengths))] == parts
 
 
 def test_a_model_that_bends_its_logits_keeps_trls_loss() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from iteralign.config import GateConfig
+from iteralign.errors import Stopped
 from iteralign.evals.refusal import refusal_scores
 from iteralign.judges.base import words
 from iteralign.records import Record, Verdict
@@ -38,6 +39,22 @@ def figures_of(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     }
 
 
+def too_many_unjudged(verdicts: Sequence[Verdict], config: GateConfig) -> set[int]:
+    """The places of the unjudged when they are more than a run goes on with; else none."""
+    places = {n for n, v in enumerate(verdicts) if v.label == "unjudged"}
+    return places if len(places) > config.max_unjudged * len(verdicts) else set()
+
+
+def stop_if_unjudged(verdicts: Sequence[Verdict], config: GateConfig, where: str) -> None:
+    """A judge that is away says nothing about the policy: the run stops, and its command asks the judge again."""
+    if unjudged := too_many_unjudged(verdicts, config):
+        raise Stopped(
+            f"{where}: {len(unjudged)} of {len(verdicts)} responses could not be judged (gates.max_unjudged is "
+            f"{config.max_unjudged:.0%}); the first: {verdicts[min(unjudged)].reason}. Nothing was trained on "
+            "them; the same command asks the judge for them again"
+        )
+
+
 def gate(fresh: Sequence[Verdict], base: Sequence[Verdict], config: GateConfig, share: float = 1.0) -> Gate:
     """Compare fresh validation answers with the base's. Everything that fails is named."""
     now, then = figures_of(fresh), figures_of(base)
@@ -64,9 +81,6 @@ def gate(fresh: Sequence[Verdict], base: Sequence[Verdict], config: GateConfig, 
         low, high = config.length_ratio
         if not low <= length / before <= high:
             reasons.append(f"answers are {length / before:.2f} times as long as the base's (allowed: {low} to {high})")
-    unjudged = now["unjudged"]
-    if config.evaluator and unjudged is not None and unjudged > config.max_unjudged:
-        reasons.append(f"{unjudged:.0%} of the answers could not be judged (at most {config.max_unjudged:.0%})")
     return Gate(
         kept=not reasons or not config.enabled,
         reasons=tuple(reasons),

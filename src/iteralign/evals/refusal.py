@@ -18,11 +18,12 @@ def both_sides(
     policy: Callable[[], Model],
     evaluator: Callable[[], Judge] | None,
     config: RunConfig,
+    lacking: Callable[[list[Verdict]], set[int]] = lambda made: set(),
 ) -> list[Verdict]:
     """Answer and judge every prompt, resumably. The draw belongs to the prompt, so two models get the same.
 
     The models are asked for when they are needed: what is stored already needs none. Without an evaluator
-    every answer is unjudged, and only the word match measures it.
+    every answer is unjudged, and only the word match measures it. `lacking`: see `Store.each`.
     """
     by_id = {p.id: p for p in prompts}
     responses = store.by(config.generation_batch).each(
@@ -38,7 +39,11 @@ def both_sides(
         ]
     by_response = {r.id: r for r in responses}
     return store.each(
-        "verdicts", responses, lambda batch: evaluator()(batch), lambda row: Verdict.join(row, by_response)
+        "verdicts",
+        responses,
+        lambda batch: evaluator()(batch),
+        lambda row: Verdict.join(row, by_response),
+        lacking=lacking,
     )
 
 

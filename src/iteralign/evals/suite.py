@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from iteralign.evals.choice import Likelihoods, hhh_scores, read_hhh, score_choices
-from iteralign.evals.gates import Gate, gate
+from iteralign.evals.gates import Gate, gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.models.base import Model
 from iteralign.records import Score, Verdict
@@ -56,8 +56,18 @@ def gate_round(run: Run, here: Store, candidate: Callable[[], Model], share: flo
 def on_validation(run: Run, store: Store, model: Callable[[], Model]) -> list[Verdict]:
     config = run.config
     prompts = run.prompts[VALIDATION].first(config.prompts.validation, config.seed)
-    evaluator = (lambda: run.evaluator(run.base)) if config.gates.evaluator else None
-    return both_sides(store, prompts, model, evaluator, config)
+    if not config.gates.evaluator:
+        return both_sides(store, prompts, model, None, config)
+    verdicts = both_sides(
+        store,
+        prompts,
+        model,
+        lambda: run.evaluator(run.base),
+        config,
+        lacking=lambda made: too_many_unjudged(made, config.gates),
+    )
+    stop_if_unjudged(verdicts, config.gates, f"{store.folder.name} of {store.folder.parent.name}")
+    return verdicts
 
 
 def tag(share: float) -> str:

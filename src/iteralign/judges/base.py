@@ -34,7 +34,9 @@ class Judge(ABC):
 _MARKS = re.compile(
     r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:request|reply|response|text)>", re.IGNORECASE
 )
-_VALUE = r"(?:yes|no|positive|negative|true|false|harmless|harmful|safe|unsafe|pass(?:es|ed)?|fail(?:s|ed)?|(?:in)?correct)"
+_VALUE = (
+    r"(?:yes|no|positive|negative|true|false|harmless|harmful|safe|unsafe|pass(?:es|ed)?|fail(?:s|ed)?|(?:in)?correct)"
+)
 _VERDICT = re.compile(
     r"^\W*(?:(?:the|my|final|correct|judge'?s?)\s+)*(?:"
     r"(?:verdict|label|judge?ment|evaluation|rating|score)\W*(?:is\b|[:=]).{0,40}$"

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iteralign.config import GateConfig
 from iteralign.constitutions import constitution_markdown, constitution_yaml
-from iteralign.errors import ModelError, Stopped
-from iteralign.evals.gates import Gate
+from iteralign.errors import ModelError
+from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.suite import evaluate, gate_round, on_validation
 from iteralign.records import Checkpoint, Constitution, LedgerEntry, Prompt, Response, Revision, Row, Verdict
 from iteralign.runs import Run
@@ -96,19 +95,8 @@ def respond_and_judge(run: Run, here: Store, policy: Policy, r: int) -> list[Ver
         lambda row: Verdict.join(row, by_response),
         lacking=lambda made: too_many_unjudged(made, config.gates),
     )
-    if unjudged := too_many_unjudged(verdicts, config.gates):
-        raise Stopped(
-            f"round {r}: {len(unjudged)} of {len(verdicts)} responses could not be judged (gates.max_unjudged is "
-            f"{config.gates.max_unjudged:.0%}); the first: {verdicts[min(unjudged)].reason}. Nothing was trained on "
-            "them; the same command asks the judge for them again"
-        )
+    stop_if_unjudged(verdicts, config.gates, f"round {r}")
     return verdicts
-
-
-def too_many_unjudged(verdicts: Sequence[Verdict], gates: GateConfig) -> set[int]:
-    """The places of the unjudged when they are more than a run goes on with; else none."""
-    places = {n for n, v in enumerate(verdicts) if v.label == "unjudged"}
-    return places if len(places) > gates.max_unjudged * len(verdicts) else set()
 
 
 def discover_principles(
@@ -200,7 +188,7 @@ def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[P
     """The candidate and its gate. One that only refuses too much goes back along its weight change: the
     largest share that passes, found by bisection (refusal grows with the share)."""
     gate = gate_round(run, here, lambda: trained.model)
-    line = Line(before, trained)
+    line = Line(start_of_line(run, before), trained)
     shares = sorted(run.config.gates.backtrack, reverse=True) if gate.overrefuses and not gate.kept else []
     while shares:
         middle = len(shares) // 2
@@ -212,6 +200,13 @@ def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[P
         return trained, gate
     made = here.once("backtracked", lambda: line.save(gate.share, here.path("checkpoint-backtracked")).row())
     return Policy(trained.engine, checkpoint_in(here, made)), gate
+
+
+def start_of_line(run: Run, before: Policy) -> Policy:
+    """Where backtracking leads: the round's policy. An adapter that was begun anew shares no directions with the
+    one before it, so what lies between the two is neither: it goes back to the base that it was begun on."""
+    lora = run.config.sft.lora
+    return run.base if lora is not None and lora.keep and run.config.sft.start == "base" else before
 
 
 def write_constitution(run: Run, constitution: Constitution) -> None:

@@ -1,7 +1,7 @@
-"""TRL's SFTTrainer with the vocabulary's logits at labelled positions only, for devices without Triton.
+"""TRL's SFTTrainer for devices without Triton: the vocabulary's logits at labelled positions only, little padding.
 
-There TRL projects every position, the unlabelled prompt too, onto the whole vocabulary: a third of a step's
-time where answers are short.
+TRL projects every position, the unlabelled prompt too, onto the whole vocabulary, and pads every row to the
+longest of its batch: half of a step's time where most answers are short.
 """
 
 from typing import Any
@@ -24,14 +24,34 @@ class LabelledSFTTrainer(SFTTrainer):
         if return_outputs or not is_plain(model):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         causal = model.get_base_model() if hasattr(model, "peft_config") else model
-        labels = inputs["labels"][:, 1:]
-        labelled = labels != -100
-        hidden = causal.base_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state[:, :-1][labelled]
-        logits = causal.get_output_embeddings()(hidden).float()
-        total = cross_entropy(logits, labels[labelled], reduction="sum")
-        return total / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        lengths = inputs["attention_mask"].sum(dim=1)
+        total = torch.zeros((), device=lengths.device)
+        for part in by_length(lengths):
+            width = int(lengths[part].max())
+            ids, mask, labels = (inputs[k][part, :width] for k in ("input_ids", "attention_mask", "labels"))
+            labelled = labels[:, 1:] != -100
+            hidden = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            logits = causal.get_output_embeddings()(hidden[:, :-1][labelled]).float()
+            total = total + cross_entropy(logits, labels[:, 1:][labelled], reduction="sum")
+        return total / (
+            (inputs["labels"] != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        )
+
+
+def by_length(lengths: torch.Tensor) -> list[torch.Tensor]:
+    """The rows of a batch, padded on the right, in one part or two: whichever computes the fewest positions.
+
+    A second part counts as `OVERHEAD` positions: what it costs to go through the layers once more.
+    """
+    order = torch.argsort(lengths)
+    widths = lengths[order].tolist()
+    n = len(widths)
+    cost = {k: k * widths[k - 1] + (n - k) * widths[-1] + (OVERHEAD if k < n else 0) for k in range(1, n + 1)}
+    cut = min(cost, key=lambda k: cost[k])
+    return [order] if cut == n else [order[:cut], order[cut:]]
+
+
+OVERHEAD = 32
 
 
 def is_plain(model: Any) -> bool:
