@@ -22,7 +22,7 @@ LAYERS = """
     records
     seeds
     config
-    stats
+    stats similarity
     downloads
     package_index
     sources

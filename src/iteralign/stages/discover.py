@@ -4,16 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from sklearn.cluster import KMeans
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics.pairwise import cosine_similarity
-
 from iteralign.config import DiscoverConfig
 from iteralign.errors import NotApplicable
 from iteralign.models.base import Job, Model
 from iteralign.prompts import PromptFile, load_prompt
 from iteralign.records import Choice, Constitution, LedgerEntry, Principle, Verdict, Wants, digest
 from iteralign.seeds import seed_for
+from iteralign.similarity import clusters, cosines
 from iteralign.stages.lists import read_list
 from iteralign.stages.respond import sampling_of
 
@@ -194,10 +191,8 @@ def split_groups(failures: list[Verdict], config: DiscoverConfig, seed: int) -> 
             by_category[f.response.prompt.category].append(f)
         return packed(sorted(by_category.values(), key=len, reverse=True), config.group_size)
     texts = [f"{f.response.prompt.question} {f.response.reply.text}" for f in failures]
-    vectors = TfidfVectorizer(stop_words="english").fit_transform(texts)
     count = -(-len(failures) // config.group_size)
-    clusters: Any = KMeans  # its stubs know n_init only as a string
-    labels = clusters(count, random_state=seed % 2**32, n_init=4).fit_predict(vectors)
+    labels = clusters(texts, count, seed)
     return [[f for f, label in zip(failures, labels, strict=True) if label == k] for k in range(count)]
 
 
@@ -218,8 +213,5 @@ def similar(principle: Principle, known: Sequence[Principle]) -> list[tuple[Prin
     same = [k for k in known if k.kind == principle.kind]
     if not same:
         return []
-    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform(
-        [principle.text, *(k.text for k in same)]
-    )
-    near = cosine_similarity(vectors[0], vectors[1:])[0]
+    near = cosines([principle.text, *(k.text for k in same)], words="pairs", damped=True)[0, 1:]
     return [(k, float(c)) for k, c in zip(same, near, strict=True)]

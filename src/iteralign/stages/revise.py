@@ -8,9 +8,6 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics.pairwise import cosine_similarity
-
 from iteralign.config import ReviseConfig
 from iteralign.judges.base import Judge, degenerate, words
 from iteralign.judges.rubric import quality
@@ -18,6 +15,7 @@ from iteralign.models.base import Job, Model
 from iteralign.prompts import PromptFile, load_prompt
 from iteralign.records import Principle, Reply, Response, Revision, Step, Verdict
 from iteralign.seeds import seed_for
+from iteralign.similarity import cosines
 from iteralign.stages.discover import kind_of
 from iteralign.stages.respond import sampling_of
 
@@ -37,8 +35,7 @@ def schedule(failure: Verdict, principles: Sequence[Principle], config: ReviseCo
     own = [p for p in principles if p.kind == kind_of(failure)] or list(principles)
     if config.max_principles and len(own) > config.max_principles:
         text = f"{failure.response.prompt.question} {failure.response.reply.text}"
-        vectors = TfidfVectorizer(stop_words="english").fit_transform([text, *(p.text for p in own)])
-        near = cosine_similarity(vectors[0], vectors[1:])[0]
+        near = cosines([text, *(p.text for p in own)], words="content")[0, 1:]
         ranked = sorted(range(len(own)), key=lambda i: (-near[i], i))
         own = [own[i] for i in ranked[: config.max_principles]]
     random.Random(seed).shuffle(own)
@@ -196,8 +193,7 @@ def drop_near_copies(revisions: Sequence[Revision], limit: int) -> list[Revision
     accepted = [r for r in revisions if r.accepted]
     if len(accepted) <= limit:
         return accepted
-    vectors = TfidfVectorizer(ngram_range=(1, 2)).fit_transform([r.reply.text for r in accepted])
-    near = cosine_similarity(vectors) >= NEAR_COPY
+    near = cosines([r.reply.text for r in accepted], words="pairs") >= NEAR_COPY
     kept: list[int] = []
     for i in range(len(accepted)):
         if sum(bool(near[i, j]) for j in kept) < limit:
