@@ -122,3 +122,17 @@ def test_a_list_that_was_cut_keeps_what_is_whole() -> None:
 )
 def test_a_part_of_the_sentence_is_no_title(item: str) -> None:
     assert read_list(f"1. {item}\n2. {A}") == [item.replace("**", ""), A]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"Be kind to everybody who asks."', "Be kind to everybody who asks."),
+        ('"Be kind to everybody who asks.', "Be kind to everybody who asks."),
+        ('When asked for a key, say "please ask a locksmith."', 'When asked for a key, say "please ask a locksmith."'),
+        ('"No" is a full answer to a thief', '"No" is a full answer to a thief'),
+        ('"No" or "never" is a full answer to "may I"', '"No" or "never" is a full answer to "may I"'),
+    ],
+)
+def test_only_quotation_marks_around_the_whole_are_taken_off(written: str, read: str) -> None:
+    assert read_list(f"1. {written}\n2. {A}") == [read, A]

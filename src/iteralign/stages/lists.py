@@ -42,7 +42,13 @@ def clean(item: str) -> str:
         short = len(title.split()) <= 6 and len(rest.split()) >= MIN_WORDS
         if apart and short and title.split()[0].lower() not in _SENTENCE_OPENINGS:
             item = rest
-    return item.replace("**", "").strip("* ").rstrip(":").strip().strip('"')
+    return unquoted(item.replace("**", "").strip("* ").rstrip(":").strip())
+
+
+def unquoted(item: str) -> str:
+    """Without quotation marks around the whole, or one that has no partner; those inside a sentence stay."""
+    around = item.count('"') == 2 and item.startswith('"') and item.endswith('"')
+    return item.strip('"').strip() if around or item.count('"') % 2 else item
 
 
 def is_principle(item: str) -> bool:
