@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from iteralign.errors import ConfigError
 
@@ -81,6 +81,7 @@ ModelConfig = Annotated[
 RoleConfig = Annotated[
     TransformersConfig | LlamaCppConfig | OpenAIConfig | ScriptedConfig | SelfConfig, Field(discriminator="type")
 ]
+OnCopies = Annotated[Literal["drop", "stop", "off"], BeforeValidator(lambda yaml: "off" if yaml is False else yaml)]
 
 
 # -- the parts of a run ---------------------------------------------------------------------------
@@ -265,6 +266,7 @@ class RunConfig(Section):
     sft: SFTConfig = SFTConfig()
     gates: GateConfig = GateConfig()
     evals: EvalsConfig = EvalsConfig()
+    decontaminate: OnCopies = "drop"
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.errors import ModelError
 from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
+from iteralign.evals.protected import decontaminated
 from iteralign.evals.suite import evaluate, gate_round, on_validation
 from iteralign.records import Checkpoint, Constitution, LedgerEntry, Prompt, Response, Revision, Row, Verdict
 from iteralign.runs import Run
@@ -164,7 +165,7 @@ def select(
         fresh = choose_rows(revisions, verdicts, config.sft.harmless_share, r, seed_for(config.seed, r, "rows"))
         rows = [*pool, *fresh] if config.sft.rows == "pool" else fresh
         refuse_held_out(rows, kept_apart)
-        return rows
+        return decontaminated(run, here, rows, r)
 
     return here.rows("rows", make, lambda row: Row(**row))
 

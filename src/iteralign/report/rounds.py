@@ -10,10 +10,11 @@ from typing import Any, Literal
 from iteralign.config import GateConfig, RunConfig
 from iteralign.errors import StoreError
 from iteralign.evals.gates import Gate, figures_of
+from iteralign.evals.protected import said
 from iteralign.evals.suite import tag
 from iteralign.records import Checkpoint, Prompt, Response, Row, Verdict
 from iteralign.report.examples import read_verdicts
-from iteralign.report.wording import clean, cut
+from iteralign.report.wording import clean, cut, plural
 from iteralign.store import read_rows
 
 SIDES = {"decline": "harmful", "answer": "harmless", "unknown": "unlabelled"}
@@ -48,7 +49,7 @@ class Round:
 
     `oracle_error` is what the first of the `oracle_failed` calls said.
     `share` of the weight change was tried last (1 unless the gate made the round backtrack); `reasons` has what
-    failed at each share, and `figures` are those of the last.
+    failed at each share, and `figures` are those of the last. `copies`: the rows left out as copies of benchmarks.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Round:
     accepted: int
     near_copies: int
     rows: tuple[tuple[str, int], ...]
+    copies: str
     trained: Checkpoint | None
     share: float
     figures: tuple[Figure, ...]
@@ -107,6 +109,8 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
     revisions, rows = stage_rows(place, "revisions"), [Row(**row) for row in stage_rows(place, "rows")]
     own = [row for row in rows if row.round == number]
     accepted = sum(bool(row["accepted"]) for row in revisions)
+    copies = stage_tree(place, "copies") or {"checked": {}, "absent": [], "copies": []}
+    copied = sum(c["origin"] == "revision" and c["round"] == number for c in copies["copies"])
     gates = gates_of(place, config.gates)
     state, reasons = state_of(place, verdicts, len(rows), gates, config)
     return Round(
@@ -125,8 +129,9 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         principles=len(found["constitution"]["principles"]),
         candidates=len(revisions),
         accepted=accepted,
-        near_copies=accepted - sum(row.origin == "revision" for row in own) if done(place, "rows") else 0,
+        near_copies=accepted - copied - sum(row.origin == "revision" for row in own) if done(place, "rows") else 0,
         rows=rows_by_kind(rows, number),
+        copies=copies_text(copies) if done(place, "rows") else "",
         trained=stage_record(place, "trained"),
         share=gates[-1].share if gates else 1.0,
         figures=figures(gates[-1], place, known, base, config.gates.evaluator) if gates else (),
@@ -189,6 +194,16 @@ def rows_by_kind(rows: Sequence[Row], number: int) -> tuple[tuple[str, int], ...
         f"{SIDES[row.wants]} {what[row.origin]}" if row.round == number else "from earlier rounds" for row in rows
     )
     return tuple(sorted(kinds.items()))
+
+
+def copies_text(found: dict[str, Any]) -> str:
+    """What was left out as a copy of a benchmark's item, and what the rows were checked against."""
+    named = [f"prompt {c['prompt']} ({c['benchmark']}, {said(c)})" for c in found["copies"]]
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    what = f"{plural(len(named), 'row')} left out: {', '.join(named[:8])}{more}" if named else "none"
+    against = ", ".join(f"{name} ({n})" for name, n in found["checked"].items())
+    absent = f"; not at hand: {', '.join(found['absent'])}" if found["absent"] else ""
+    return f"{what}; checked against {against}{absent}" if against else ""
 
 
 def figures(

@@ -139,6 +139,8 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
     if r.rows:
         total = sum(n for _, n in r.rows)
         facts.append(("Training rows", f"{total} = {' + '.join(f'{n} {kind}' for kind, n in r.rows)}"))
+    if r.copies:
+        facts.append(("Copies of benchmark items", r.copies))
     if r.trained:
         loss = "loss not recorded" if r.trained.loss is None else f"loss {r.trained.loss:.3f}"
         facts.append(("Training", f"{plural(r.trained.steps, 'step')} on {plural(r.trained.rows, 'row')}, {loss}"))
