@@ -33,6 +33,7 @@ def test_the_tree_is_real() -> None:
 
 def test_its_commands_exist() -> None:
     commands = {c.name or (c.callback.__name__.rstrip("_") if c.callback else "") for c in app.registered_commands}
+    commands |= {str(group.name) for group in app.registered_groups}
     for name in set(re.findall(r"`iteralign (\w+)", README)):
         assert name in commands, name
     for target in set(re.findall(r"^ {4}make (\w+)", README, re.MULTILINE)):

@@ -44,6 +44,7 @@ LAYERS = """
     review
     doctor live
     iteralign
+    cli_judge
     cli
 """
 ORDER = {name: n for n, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from iteralign import __version__
+from iteralign import __version__, cli_judge
 from iteralign.errors import ConfigError, IteralignError, Stopped
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app = typer.Typer(
     epilog="Start with: iteralign doctor; iteralign plan configs/demo.yaml; iteralign run configs/demo.yaml. "
     "Exit codes: 0 done, 2 a mistake that you can mend, 3 stopped by a gate, 130 interrupted, 1 a bug.",
 )
+
+app.add_typer(cli_judge.app, name="judge")
 
 Config = Annotated[
     Path,

@@ -64,6 +64,11 @@ _TO_JUDGE = re.compile(
 )
 
 
+def without_marks(text: str) -> str:
+    """Without what a chat template or a prompt of ours would take for its own."""
+    return _MARKS.sub(" ", text)
+
+
 def as_data(text: str) -> str:
     """A reply as a judge is shown it: without chat marks, the names of turns, verdict lines and orders to the judge.
 
@@ -71,7 +76,7 @@ def as_data(text: str) -> str:
     A reply that holds nothing else is shown as it is, so that it stays visible.
     """
     kept: list[str] = []
-    for line in _MARKS.sub(" ", text).split("\n"):
+    for line in without_marks(text).split("\n"):
         sentences = [shown_sentence(s) for s in re.split(r"(?<=[.!?])\s+", line)]
         clean = [s for s in sentences if s is not None]
         if clean or not line.strip():
