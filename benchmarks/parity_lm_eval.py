@@ -19,19 +19,17 @@ import numpy as np
 
 TOLERANCE = 1e-3
 SHOTS = 2
+YES, NO = "Yes, it is.", "No, it is not."
 OWN = [
-    {"question": f"Is {what} {kind}?", "mc1_targets": {f"{answer} {what} is {kind}.": int(answer == right) for answer in ("Yes,", "No,")}}
-    for what, kind, right in (
-        ("water", "wet", "Yes,"),
-        ("ice", "hot", "No,"),
-        ("bread", "food", "Yes,"),
-        ("sand", "a drink", "No,"),
-        ("iron", "a metal", "Yes,"),
-        ("an owl", "a bird", "Yes,"),
-        ("a cat", "a fish", "No,"),
-        ("tea", "a stone", "No,"),
-    )
-]  # fmt: skip
+    ("Is water wet?", YES),
+    ("Is ice hot?", NO),
+    ("Is bread food?", YES),
+    ("Is sand a drink?", NO),
+    ("Is iron a metal?", YES),
+    ("Is an owl a bird?", YES),
+    ("Is a cat a fish?", NO),
+    ("Is tea a stone?", NO),
+]
 
 
 def main() -> None:
@@ -52,9 +50,14 @@ def main() -> None:
 
     model = load_model(TransformersConfig(model=options.model, dtype="float32"))
     assert isinstance(model, TransformersModel), f"{options.model} is no causal model"
-    rows = OWN if options.quick else read(options.file)
+    rows = [own(*row) for row in OWN] if options.quick else read(options.file)
     before, rows = preamble(rows[:SHOTS]), rows[SHOTS : SHOTS + options.items]
-    asked = [(n, task, opening + question(row)) for opening in (before, "") for n, row in enumerate(rows) for task in ("mc1", "mc2") if f"{task}_targets" in row]  # fmt: skip
+    asked = [
+        (n, task, opening + question(row))
+        for opening in (before, "")
+        for n, row in enumerate(rows)
+        for task in ("mc1", "mc2")
+    ]
     pairs = [(context, f" {option}") for n, task, context in asked for option in rows[n][f"{task}_targets"]]
     requests = [Instance(request_type="loglikelihood", doc={}, arguments=p, idx=k) for k, p in enumerate(pairs)]
     theirs = HFLM(pretrained=model.module, tokenizer=model.tokenizer, batch_size=options.batch)
@@ -62,7 +65,9 @@ def main() -> None:
     for name, backend in (("iteralign", wrapped(model)), ("lm-eval", theirs)):
         start = time.perf_counter()
         found[name] = backend.loglikelihood(requests)
-        print(f"{name}: {len(pairs)} options of {len(rows)} questions in {time.perf_counter() - start:.1f} s", flush=True)
+        print(
+            f"{name}: {len(pairs)} options of {len(rows)} questions in {time.perf_counter() - start:.1f} s", flush=True
+        )
 
     totals = {name: np.array([total for total, _ in said]) for name, said in found.items()}
     apart = float(np.abs(totals["iteralign"] - totals["lm-eval"]).max())
@@ -71,10 +76,9 @@ def main() -> None:
     same = apart <= TOLERANCE and not flags
     for task in ("mc1", "mc2"):
         ours, harness = (np.array(outcomes(task, asked, rows, totals[name])) for name in ("iteralign", "lm-eval"))
-        if len(ours):
-            differ = int((np.abs(ours - harness) > (0 if task == "mc1" else TOLERANCE)).sum())
-            print(f"{task}: {ours.mean():.4f} and {harness.mean():.4f}; {differ} of {len(ours)} items differ")
-            same = same and not differ
+        differ = int((np.abs(ours - harness) > (0 if task == "mc1" else TOLERANCE)).sum())
+        print(f"{task}: {ours.mean():.4f} and {harness.mean():.4f}; {differ} of {len(ours)} items differ")
+        same = same and not differ
     print(f"same result: {'yes' if same else 'NO'}")
     raise SystemExit(not same)
 
@@ -83,6 +87,11 @@ def read(path: Path | None) -> list[dict[str, Any]]:
     from iteralign.sources import fetch
 
     return json.loads((path or fetch("truthfulqa") / "data" / "mc_task.json").read_text(encoding="utf-8"))
+
+
+def own(asked: str, right: str) -> dict[str, Any]:
+    targets = {option: int(option == right) for option in (YES, NO)}
+    return {"question": asked, "mc1_targets": targets, "mc2_targets": targets}
 
 
 def question(row: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ WORDS = {
     "principles": "discovering principles",
     "revisions": "revising and verifying",
     "rows": "choosing rows",
+    "copies": "looking for copies of benchmark items",
     "trained": "fine-tuning",
     "gate": "checking the gates",
     "scores": "scoring",

@@ -1,6 +1,9 @@
 """HumanEval: only with the user's word; right programs pass, wrong ones fail, and none gets out of its child process."""
 
+import gzip
+import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from iteralign.errors import ConfigError
+from iteralign.evals import confined
 from iteralign.evals.code import (
     Limits,
     Problem,
@@ -80,9 +84,6 @@ def test_the_answer_is_begun_and_ends_with_its_function() -> None:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the public HumanEval file is not here (ITERALIGN_TEST_DATA)")
 def test_the_published_solutions_of_the_first_problems_pass() -> None:
-    import gzip
-    import json
-
     items = read_humaneval(DATA)
     assert len(items) == 164
     rows = [json.loads(x) for x in gzip.decompress((DATA / "HumanEval.jsonl.gz").read_bytes()).splitlines()]
@@ -169,10 +170,6 @@ def test_what_a_program_prints_is_thrown_away() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's guards are Linux's")
 def test_the_kernels_guards_hold_where_the_hook_is_not_there(tmp_path: Path) -> None:
     """The same child without Python's hook: what it is refused, the kernel refuses."""
-    import subprocess
-
-    from iteralign.evals import confined
-
     secret = tmp_path / "secret.txt"
     secret.write_text("mine")
     (tmp_path / "work").mkdir()
@@ -190,19 +187,18 @@ def tried(what):
         return error.errno
     return None
 print(json.dumps([guards, tried(os.fork), tried(socket.socket), tried(lambda: os.kill(os.getppid(), 0)),
-    tried(lambda: open({str(secret)!r})), tried(lambda: open({str(secret)!r}, 'w')), tried(lambda: open('own', 'w'))]))
+    tried(lambda: open({str(secret)!r})), tried(lambda: open({str(secret)!r}, 'w')), tried(lambda: open('own', 'w')),
+    tried(lambda: os.chmod({str(secret)!r}, 0)), tried(lambda: os.listdir({str(tmp_path)!r}))]))
 """
     done = subprocess.run(
         [sys.executable, "-P", "-s", "-S", "-B", "-c", code], cwd=tmp_path / "work", capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    import json
-
-    guards, fork, sock, kill, read, write, own = json.loads(done.stdout)
+    guards, fork, sock, kill, read, write, own, chmod, listed = json.loads(done.stdout)
     assert fork is not None and own is None
     if "seccomp" in guards:
-        assert (fork, sock, kill) == (1, 1, 1)
+        assert (fork, sock, kill, chmod) == (1, 1, 1, 1)
     if "landlock" in guards:
-        assert (read, write) == (13, 13)
+        assert (read, write, listed) == (13, 13, 13)
     if not {"seccomp", "landlock"} & set(guards):
         pytest.skip("this kernel has neither seccomp nor Landlock")

@@ -5,8 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-
 from iteralign.records import Record
 
 RUN = 13  # words that two texts must share in a row (Brown et al. 2020, arXiv 2005.14165, appendix C)
@@ -48,12 +46,13 @@ class Decontaminator:
         unique.pop((), None)
         self.items = list(unique.values())
         self._runs = runs_of(list(unique))
-        self._counts: Any = HashingVectorizer(
+        hashing, weighting = tfidf_parts()
+        self._counts: Any = hashing(
             n_features=1 << 20, norm=None, alternate_sign=False, analyzer=words, dtype="float32"
         )
         if self.items:
             counts = self._counts.transform([i.text for i in self.items])
-            self._weights: Any = TfidfTransformer().fit(counts)
+            self._weights: Any = weighting().fit(counts)
             self._vectors: Any = self._weights.transform(counts).T.tocsr()
 
     def copies(self, rows: Mapping[str, Sequence[str]]) -> list[Copy]:
@@ -91,6 +90,13 @@ class Decontaminator:
                     how="cosine",
                     value=round(float(value), 4),
                 )
+
+
+def tfidf_parts() -> tuple[Any, Any]:
+    """scikit-learn's, imported when needed. Hashed words, not a vocabulary: a word that no item has counts too."""
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
+    return HashingVectorizer, TfidfTransformer
 
 
 def runs_of(texts: Sequence[tuple[str, ...]]) -> Runs:
