@@ -75,11 +75,22 @@ def test_right_passes_wrong_fails_and_no_answer_is_unscored() -> None:
     assert "pass@1" in score.variant and "limits" in score.variant
 
 
-def test_the_answer_is_begun_and_ends_with_its_function() -> None:
-    assert function_of("\n    return 1\n```\nHere `f` gives 1.") == "\n    return 1\n"
-    assert function_of("\n    x = 1\n\n    return x\n\nprint(add(1, 2))") == "\n    x = 1\n\n    return x\n"
-    helped = "\n    return twice(a)\n\ndef twice(x):\n    return 2 * x"
-    assert function_of(helped) == helped + "\n", "a function that it calls belongs to it"
+@pytest.mark.parametrize(
+    "after",
+    ["```\nHere `f` gives 1.", "print(add(1, 2))", "if __name__ == '__main__':\n    add(1, 2)", "This adds them."],
+)
+def test_what_is_no_part_of_the_function_is_left_off(after: str) -> None:
+    assert function_of(f"\n    x = 1\n\n    return x\n\n\n{after}") == "\n    x = 1\n\n    return x\n"
+
+
+def test_a_function_that_it_calls_belongs_to_it() -> None:
+    helped = "\n    return twice(a) + ONE\n\n\nONE = 1\n\n\ndef twice(x):\n    return 2 * x\n"
+    assert function_of(helped) == helped
+
+
+def test_a_child_that_cannot_be_confined_runs_nothing_and_says_so() -> None:
+    with pytest.raises(ConfigError, match="cannot be confined here"):
+        run_program("", Limits(memory=1 << 70))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the public HumanEval file is not here (ITERALIGN_TEST_DATA)")

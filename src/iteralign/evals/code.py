@@ -122,12 +122,18 @@ def opening(item: Problem) -> tuple[Message, ...]:
     return (Message(role="user", content=asked), Message(role="assistant", content=begun))
 
 
-# what comes after the function: the end of the code block, or code that is no part of it
-_AFTER = re.compile(r"\n```|\n(?=if __name__|print\(|assert |#|class )|\n\n\n(?=\S)")
+_DEFINES = re.compile(r"(?:async )?def |class |@|import |from |\w+(?:: [^=]+)? = |[)\]}]")
 
 
 def function_of(reply: str) -> str:
-    return _AFTER.split(reply, maxsplit=1)[0].rstrip() + "\n"
+    """The function's body and what is defined after it, up to the first other line that is not indented: the end of
+    the code block, a remark, a call."""
+    kept: list[str] = []
+    for n, line in enumerate(reply.split("\n")):
+        if n and line and not line[0].isspace() and not _DEFINES.match(line):
+            break
+        kept.append(line)
+    return "\n".join(kept).rstrip() + "\n"
 
 
 def assembled(item: Problem, completion: str) -> str:

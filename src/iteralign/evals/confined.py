@@ -40,16 +40,23 @@ def confine(limits: dict[str, int]) -> list[str]:
         (resource.RLIMIT_NOFILE, 32),
         (resource.RLIMIT_NPROC, 0),
     ):
-        resource.setrlimit(which, (most, most))
+        lower(which, most)
     guards = ["limits"]
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], limits["memory"]))
+        lower(resource.RLIMIT_AS, limits["memory"])
         if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
             guards += ["landlock"] * landlock(here, library) + ["seccomp"] * seccomp()
     else:
-        resource.setrlimit(resource.RLIMIT_DATA, (limits["memory"], limits["memory"]))
+        lower(resource.RLIMIT_DATA, limits["memory"])
     sys.addaudithook(hook(here, library))
     return [*guards, "hook"]
+
+
+def lower(which: int, most: int) -> None:
+    """Never above what holds already: only root could raise that."""
+    hard = resource.getrlimit(which)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(which, (most, most))
 
 
 def landlock(here: str, library: list[str]) -> bool:

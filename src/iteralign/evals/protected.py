@@ -31,7 +31,7 @@ def decontaminated(run: Run, here: Store, rows: Sequence[Row], round: int) -> li
         here.path("copies.json").unlink()  # another prompt set is looked at anew
         raise DataError(
             f"round {round}: {len(named)} of {len(rows)} training rows copy what models are measured on: "
-            f"{', '.join(named[:5])}. Remove their prompts, or set decontaminate: drop to go on without these rows"
+            f"{', '.join(named[:5])}. Remove their prompts, or take decontaminate: drop to train without these rows; then start anew"
         )
     dropped = {c["row"] for c in found["copies"]}
     return [row for n, row in enumerate(rows) if n not in dropped]
