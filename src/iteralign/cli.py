@@ -201,6 +201,29 @@ def eval_(
     typer.echo(f"Answers and scores: {folder}")
 
 
+@app.command(epilog="Example: iteralign compare runs/demo/evals/base runs/demo/evals/final")
+def compare(
+    base: Annotated[
+        Path,
+        typer.Argument(metavar="BASE", help="folder with stored scores: evals/base of a run, or an eval's directory"),
+    ],
+    aligned: Annotated[
+        Path, typer.Argument(metavar="ALIGNED", help="the same of the other model, measured on the same items")
+    ],
+    seed: Annotated[int, typer.Option(metavar="N", help="of the bootstrap and the sign flips")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON instead of tables")] = False,
+) -> None:
+    """Two models on the same items: differences with intervals, paired tests, what this n can find, alignment tax."""
+    from iteralign.evals.compare import compare_folders
+    from iteralign.report.comparison import print_compared
+
+    made = compare_folders(base, aligned, seed)
+    if as_json:
+        typer.echo(json.dumps(made.as_dict(), indent=1))
+    else:
+        print_compared(made)
+
+
 @app.command(epilog="Example: iteralign report runs/demo")
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory that `iteralign run` made")],
