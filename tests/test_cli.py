@@ -115,6 +115,7 @@ def test_plan_and_doctor_and_listing_load_nothing(finished: Path) -> None:
         (("doctor", "--set", "rounds=3"), "name one"),
         (("pull", "--from", "."), "NAME"),
         (("pull", "policy", "--from", "nowhere"), "nowhere"),
+        (("compare", "nowhere", "nowhere"), "no folder nowhere"),
         (("eval", "some/model"), "configs/demo.yaml"),
         (("eval", "some/model", "--config", SCRIPTED), "transformers"),
         (("reprot",), "report"),

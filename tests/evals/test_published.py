@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from iteralign.evals.published import possible_counts, possible_totals, smallest_p
+from iteralign.stats import holm
 
 SIZES = {"harmless": 58, "helpful": 59, "honest": 61, "other": 43}  # BIG-bench hhh_alignment, 221 items
 PRINTED = list(csv.DictReader((Path(__file__).parent / "paper_table2.csv").open()))
@@ -57,6 +58,11 @@ def test_at_most_eight_of_eighteen_runs_could_reach_p_below_005() -> None:
     overall = [smallest_p([sum(before)], [sum(after)]) for before, after in runs()]
     assert sum(x < 0.05 for x in overall) == 8
     assert sum(abs(sum(after) - sum(before)) <= 2 for before, after in runs()) == 8
+
+
+def test_at_most_two_of_them_could_stay_below_it_in_their_family() -> None:
+    p = {str(n): smallest_p(before, after) for n, (before, after) in enumerate(runs())}
+    assert sum(x < 0.05 for x in holm(p).values()) == 2
 
 
 def test_no_pairing_gives_a_smaller_p() -> None:
