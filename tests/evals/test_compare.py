@@ -130,7 +130,10 @@ def test_copies_of_an_item_do_not_sharpen_what_could_be_found() -> None:
     def effect(copies: int) -> float | None:
         sides = [[1] * 30 + [0] * 30, [1] * 20 + [0] * 35 + [1] * 5]
         names = {f"q{i:03d}": f"c{i % 60}" for i in range(60 * copies)}
-        found = [make_score("x", "v", {i: float(v) for i, v in zip(names, side * copies, strict=True)}, names) for side in sides]
+        found = [
+            make_score("x", "v", {i: float(v) for i, v in zip(names, side * copies, strict=True)}, names)
+            for side in sides
+        ]
         return detectable(pair({("x", "v"): found[0]}, {("x", "v"): found[1]}, 0)[0][0])
 
     once, thrice = effect(1), effect(3)
@@ -254,9 +257,15 @@ def test_another_evaluator_or_other_sampling_is_refused_by_key(tmp_path: Path) -
 
 
 def test_likelihoods_need_no_evaluator(tmp_path: Path) -> None:
-    a = stored(tmp_path / "a", score("hhh/overall", [1, 0], "chat"), config={"evaluator": {"model": "x"}})
-    b = stored(tmp_path / "b", score("hhh/overall", [1, 1], "chat"), config={"evaluator": {"model": "y"}})
+    one, other = ({"evaluator": {"model": x}, "evaluate": {"max_new_tokens": n}} for x, n in (("x", 9), ("y", 99)))
+    a = stored(tmp_path / "a", score("arc", [1, 0], "chat", chance=0.25), config=one)
+    b = stored(tmp_path / "b", score("arc", [1, 1], "chat", chance=0.25), config=other)
     assert compare_folders(a, b).notes == ()
+    written = [
+        stored(tmp_path / n, score("gsm8k", [1], "chat", chance=0.0), config=c) for n, c in (("c", one), ("d", other))
+    ]
+    with pytest.raises(StoreError, match=r"other settings: evaluate\.max_new_tokens\."):
+        compare_folders(written[0], written[1])
 
 
 @pytest.mark.parametrize("damage", ["[{}]", "{", "3"])

@@ -143,7 +143,7 @@ def check_tokenizers(before: Scored, after: Scored, shared: Sequence[Key]) -> No
 def check_settings(before: Scored, after: Scored, shared: Sequence[Key]) -> list[str]:
     """Answers that were drawn, or judged, otherwise say nothing about the policy. Returns what could not be checked."""
     judged = any(variant == EVALUATOR for _, variant in shared)
-    drawn = any("/" not in name for name, _ in shared)
+    drawn = any(not before.scores[key].chance for key in shared)  # what cannot be guessed was written, not chosen
     if not (judged or drawn):
         return []
     unknown = [str(side.folder) for side in (before, after) if side.settings is None]
@@ -152,7 +152,7 @@ def check_settings(before: Scored, after: Scored, shared: Sequence[Key]) -> list
             f"No config.yaml stands above {' or '.join(unknown)}: that both were asked and judged alike is not known."
         ]
     sections = (*(["evaluator"] if judged else []), *(["evaluate"] if drawn else []))
-    a, b = ({name: essential(side.settings.get(name)) for name in sections} for side in (before, after))
+    a, b = ({name: essential(own.get(name)) for name in sections} for own in (before.settings, after.settings))
     if odd := sorted(differing(a, b)):
         raise StoreError(
             f"{before.folder} and {after.folder} were measured with other settings: {', '.join(odd)}. "
