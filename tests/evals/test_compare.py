@@ -149,6 +149,17 @@ def test_scores_that_are_no_rates_have_a_detectable_effect_too() -> None:
     assert detectable(Measure("x", "v", None, None)) is None
 
 
+def test_a_p_that_holm_lifts_over_the_level_is_said_on_a_narrow_screen_too(tmp_path: Path) -> None:
+    rows = likelihoods(80, 64), likelihoods(80, 52)
+    a, b = (stored(tmp_path / name, *hhh_scores(r)) for name, r in zip(("a", "b"), rows, strict=True))
+    made = compare_folders(a, b)
+    overall = made.measures[-1]
+    assert overall.change is not None and overall.p_holm is not None
+    assert overall.change.p < 0.05 < overall.p_holm
+    said = f"hhh/overall (chat, per token): p = {overall.change.p:.3f} by itself, {overall.p_holm:.2f} after Holm's"
+    assert said in flat(on_screen(made, 80))
+
+
 def test_nothing_changed_is_said_in_words(two: tuple[Path, Path]) -> None:
     made = compare_folders(two[0], two[0])
     assert "Nothing changed: 0 of 60 items moved in 2 measures." in flat(on_screen(made))

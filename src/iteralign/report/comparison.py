@@ -1,6 +1,7 @@
 """Two policies side by side on the screen: every metric before → after, what the n could find, the alignment tax."""
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from iteralign.evals.compare import Compared
@@ -10,7 +11,7 @@ from iteralign.report.examples import Changed
 from iteralign.report.findings import UNCALIBRATED, nothing_changed
 from iteralign.report.table import legend
 from iteralign.report.terminal import heading, print_comparison
-from iteralign.report.wording import clean, interval, plural, points, share
+from iteralign.report.wording import clean, interval, p_value, plural, points, share
 
 FINDS = (
     "Finds: the smallest true difference, in points, that this n would show at p < 0.05 (unadjusted) with probability "
@@ -37,7 +38,13 @@ def print_compared(compared: Compared, console: Console | None = None) -> None:
 
 def notes(compared: Compared) -> list[str]:
     judged = any(m.variant == EVALUATOR for m in compared.measures)
-    return [*([UNCALIBRATED] if judged else []), *compared.notes, *(f"Not compared, {x}." for x in compared.one_sided)]
+    alone = [
+        f"{m.name} ({m.variant}): p = {p_value(m.change.p)} by itself, {p_value(m.p_holm)} after Holm's adjustment."
+        for m in compared.measures
+        if m.only_unadjusted and m.change
+    ]
+    left_out = [f"Not compared, {x}." for x in compared.one_sided]
+    return [*alone, *([UNCALIBRATED] if judged else []), *compared.notes, *left_out]
 
 
 def finds(measure: Measure) -> str:
@@ -51,8 +58,8 @@ def finds(measure: Measure) -> str:
 def print_tax(tax: AlignmentTax, console: Console) -> None:
     heading(console, "Alignment tax")
     for x in tax.lines:
-        console.print(Text(f"  {tax_line(x)}"))
-    console.print(Text(f"  Average tax: {average(tax)}", style="bold"))
+        console.print(Padding(Text(tax_line(x)), (0, 0, 0, 2)))
+    console.print(Padding(Text(f"Average tax: {average(tax)}", style="bold"), (0, 0, 0, 2)))
     console.print(Text(TAX, style="dim"))
 
 
