@@ -215,10 +215,15 @@ class TorchModel(Model):
                     f"and {len(after)} of {continuation[:40]!r}: use a model with a longer context"
                 )
             groups[prompt].append((i, after))
+        if groups:
+            self.score_groups(groups, answers)
+        return answers
+
+    def score_groups(self, groups: Groups, answers: list[list[float]]) -> None:
+        """Fills in the answers of all groups, in padded batches."""
         for part in self._filled(groups):
             members = [(k, i, after) for k, c in enumerate(part) for i, after in groups[c]]
             self.score(part, members, answers)
-        return answers
 
     @abstractmethod
     def score(self, contexts: Sequence[Prompt], members: Sequence[Member], answers: list[list[float]]) -> None:
