@@ -103,7 +103,9 @@ def gpt2() -> Any:
 
 def sliding() -> Any:
     layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    config = MistralConfig(hidden_size=32, intermediate_size=64, sliding_window=16, initializer_range=0.25, **layers, **SIZES)
+    config = MistralConfig(
+        hidden_size=32, intermediate_size=64, sliding_window=16, initializer_range=0.25, **layers, **SIZES
+    )
     return MistralForCausalLM(config)
 
 

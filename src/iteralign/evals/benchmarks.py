@@ -213,16 +213,17 @@ def shot(row: Row) -> str:
 
 
 def mmlu_item(row: Row, subject: str, shots: str) -> Item:
+    question = mmlu_question(row)
     head = filled("mmlu_head", subject=subject.replace("_", " ")) + "\n\n"
     item = Item(
         id=digest(subject, text(row, "question"), mmlu_options(row)),
         way="likelihood",
         names=("mmlu",),
         form="5-shot, letters" if shots else "0-shot, letters",
-        question=mmlu_question(row),
+        question=question,
         options=tuple(spaced(letter) for letter in LETTERS),
         right=(number(row, "answer"),),
-        asked=head + shots + mmlu_question(row),
+        asked=head + shots + question,
     )
     return check_right(item, row.where)
 

@@ -129,7 +129,7 @@ def measure_suite(run: Run, asked: Asked) -> list[Score]:
     if isinstance(suite, TwoSided):
         scores = two_sided(run, store, asked, suite)
     else:
-        refuse_others(store, asked, digest(load_prompt(PROMPTS).digest, asked.items))
+        refuse_others(store, asked, identity(asked.items))
         generated = any(item.way == "generation" for item in asked.items)
         rows = store.by(run.config.generation_batch if generated else BATCH).each(
             "items", asked.items, lambda part: answer(part, run.base.model), Answered.model_validate
@@ -151,10 +151,16 @@ def two_sided(run: Run, store: Store, asked: Asked, suite: TwoSided) -> list[Sco
     return suite.scores(verdicts)
 
 
-def refuse_others(store: Store, asked: Asked, identity: str) -> None:
+def identity(items: Sequence[Item]) -> str:
+    """Of what is asked and how."""
+    asked = [i.asked if isinstance(i.asked, str) else [m.row() for m in i.asked] for i in items]
+    return digest(load_prompt(PROMPTS).digest, asked, [item._replace(asked="") for item in items])
+
+
+def refuse_others(store: Store, asked: Asked, now_asked: str) -> None:
     """A folder with answers to other questions, or to other wordings of them, is left alone."""
     path = store.path("asked.json")
-    now = {"suite": asked.name, "n": asked.n, "of": asked.of, "digest": identity}
+    now = {"suite": asked.name, "n": asked.n, "of": asked.of, "digest": now_asked}
     if not path.exists():
         write_text(path, json.dumps(now) + "\n")
     kept = json.loads(path.read_text())
