@@ -87,6 +87,19 @@ def test_a_row_has_a_bound_at_any_number_of_items() -> None:
         assert max(rows * tokens for rows, tokens in seen) <= longest + 2 * 64
 
 
+def test_long_questions_are_chosen_on_in_smaller_batches() -> None:
+    model = tiny_model(batch=4, max_position_embeddings=4096)
+    chats = [user(f"{n} {TEXTS[n % 3] * k}") for k in (1, 20) for n in range(8)]
+    alone = [model.choose([chat], ("yes", "no"))[0] for chat in chats]
+    with rows_of(model) as seen:
+        together = model.choose(chats, ("yes", "no"))
+    longest = max(len(model.format.prompt(chat).ids) for chat in chats)
+    assert longest > 256, "the case is not the one that was meant"
+    assert max(rows * tokens for rows, tokens in seen) <= max(4 * 256, longest)
+    assert [c.answer for c in together] == [c.answer for c in alone]
+    assert [c.mass for c in together] == [pytest.approx(c.mass, abs=2e-4) for c in alone]
+
+
 def test_an_item_alone_and_among_others_has_the_same_likelihood() -> None:
     model = tiny_model(max_position_embeddings=512)
     together = model.loglikelihoods([*PAIRS, *((user(t), " Yes, sow them.") for t in TEXTS)])

@@ -105,7 +105,7 @@ def by_likelihood(items: Sequence[Item], model: Model) -> list[Answered]:
             raise ModelError(f"{model.name} gives a likelihood that is not finite ({total}) for {item.question[:60]!r}")
         tokens = tuple(map(len, lists))
         outcomes: dict[str, float | None] = {m: MEASURES[m](item, total, tokens) for m in item.measures}
-        if len(item.right) == 1:
+        if SHARE not in item.measures and len(item.right) == 1:
             outcomes[GOLD] = total[item.right[0]] / tokens[item.right[0]]
         rows.append(answered(item, outcomes, total=total, tokens=tokens))
     return rows
