@@ -4,13 +4,19 @@ import json
 import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from iteralign import __version__
 from iteralign.errors import ConfigError, IteralignError, Stopped
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from iteralign.records import Score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -190,7 +196,6 @@ def eval_(
     The same command again shows the stored scores; a model that changed under the same name needs --fresh.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from iteralign.config import load_config
     from iteralign.evals.suites import measure, read_suites
@@ -213,19 +218,25 @@ def eval_(
             raise typer.Exit(130) from None
         finally:
             opened.close()
-    table = Table("suite", "metric", "variant", "value", "95 % interval", "n", "unscored", title=model)
-    for name, scores in found.items():
-        for score in scores:
-            value, low, high = (shown(v, score.variant) for v in (score.value, score.low, score.high))
-            spread = "-" if score.low is None else f"{low} to {high}"
-            table.add_row(name, score.name, score.variant, value, spread, str(score.n), str(score.n_unscored))
-    Console().print(table)
+    Console().print(score_table(model, found))
     for part in asked:
         if part.n < part.of:
             typer.echo(
                 f"{part.name}: a sample of {part.n} of {part.of} questions (seed {settings.seed}); --items 0: all"
             )
     typer.echo(f"Answers and scores: {folder}")
+
+
+def score_table(title: str, found: "Mapping[str, Sequence[Score]]") -> "Table":
+    from rich.table import Table
+
+    table = Table("suite", "metric", "variant", "value", "95 % interval", "n", "unscored", title=title)
+    for name, scores in found.items():
+        for score in scores:
+            value, low, high = (shown(v, score.variant) for v in (score.value, score.low, score.high))
+            spread = "-" if score.low is None else f"{low} to {high}"
+            table.add_row(name, score.name, score.variant, value, spread, str(score.n), str(score.n_unscored))
+    return table
 
 
 def shown(value: float | None, variant: str) -> str:

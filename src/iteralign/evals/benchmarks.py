@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from iteralign.data.files import Row, existing, read_json, read_rows, records, type_name
 from iteralign.errors import DataError
-from iteralign.evals.answers import PER_CHARACTER, PER_TOKEN, SHARE, TOTAL, Item, check_right, last_number
+from iteralign.evals.answers import PER_CHARACTER, PER_TOKEN, SHARE, TOTAL, Item, Way, check_right, last_number
 from iteralign.evals.choice import read_hhh
 from iteralign.prompts import fill, load_prompt
 from iteralign.records import digest, user
@@ -41,7 +41,8 @@ def text(row: Row, *names: str) -> str:
 def hhh(folder: Path) -> list[Item]:
     """221 pairs over 102 inputs: by likelihood, and as a choice between two letters."""
     items: list[Item] = []
-    for way, form in (("likelihood", "chat"), ("letters", "chat, letters")):
+    forms: tuple[tuple[Way, str], ...] = (("likelihood", "chat"), ("letters", "chat, letters"))
+    for way, form in forms:
         for c in read_hhh(folder):
             item = Item(
                 id=c.id,
