@@ -243,6 +243,18 @@ def test_a_backend_without_likelihoods_says_so_in_one_line() -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_an_item_that_the_model_cannot_hold_is_unscored_and_the_others_are_not() -> None:
+    items = [
+        item(" garden", " bicycle", id=f"{n}", asked="How do I mend a small " * k) for n, k in enumerate((1, 99, 2))
+    ]
+    rows = answer(items, tiny_model())
+    assert [row.total is None for row in rows] == [False, True, False]
+    assert "holds 256 tokens" in str(rows[1].error)
+    assert {(s.n, s.n_unscored) for s in item_scores(rows)} == {(2, 1)}
+    with pytest.raises(ModelError, match="holds 256 tokens"):
+        answer(items[1:2], tiny_model())
+
+
 def test_mixed_ways_come_back_in_order_and_as_they_were_stored() -> None:
     model = ScriptedModel(loglikelihood=lambda context, option: [-1.0, -2.0], choose=lambda chat, options: options[0])
     items = [item("a", "b", id=f"{n}", way="letters" if n % 2 else "likelihood") for n in range(6)]

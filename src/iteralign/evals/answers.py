@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
-from iteralign.errors import DataError, ModelError
+from iteralign.errors import DataError, ModelError, NotApplicable
 from iteralign.evals.choice import make_score
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.prompts import load_prompt
@@ -93,22 +93,49 @@ def answered(item: Item, outcomes: Mapping[str, float | None], **found: object) 
 
 
 def by_likelihood(items: Sequence[Item], model: Model) -> list[Answered]:
-    """Every option by itself, each pair of context and option once, in an order that hides which is right."""
+    """Every option by itself. An item that the model cannot hold is unscored; where that is all, a ModelError."""
+    try:
+        found = likelihoods(items, model)
+    except NotApplicable:
+        raise
+    except ModelError:
+        return one_by_one(items, model)
+    return [by_options(item, [found[item.asked, o] for o in item.options], model) for item in items]
+
+
+def likelihoods(items: Sequence[Item], model: Model) -> dict[tuple[Chat | str, str], list[float]]:
+    """Each pair of context and option once, in an order that hides which is right."""
     unique = dict.fromkeys((item.asked, o) for item in items for o in item.options)
     pairs = sorted(unique, key=lambda pair: digest(pair[1]))
-    found = dict(zip(pairs, model.loglikelihoods(pairs), strict=True))
+    return dict(zip(pairs, model.loglikelihoods(pairs), strict=True))
+
+
+def one_by_one(items: Sequence[Item], model: Model) -> list[Answered]:
     rows: list[Answered] = []
+    last: ModelError | None = None
     for item in items:
-        lists = [found[item.asked, o] for o in item.options]
-        total = tuple(round(sum(values), 4) for values in lists)
-        if not all(math.isfinite(t) for t in total):
-            raise ModelError(f"{model.name} gives a likelihood that is not finite ({total}) for {item.question[:60]!r}")
-        tokens = tuple(map(len, lists))
-        outcomes: dict[str, float | None] = {m: MEASURES[m](item, total, tokens) for m in item.measures}
-        if SHARE not in item.measures and len(item.right) == 1:
-            outcomes[GOLD] = total[item.right[0]] / tokens[item.right[0]]
-        rows.append(answered(item, outcomes, total=total, tokens=tokens))
+        try:
+            found = likelihoods([item], model)
+        except ModelError as error:
+            last = error
+            rows.append(answered(item, dict.fromkeys(measures_of(item)), error=str(error)))
+        else:
+            rows.append(by_options(item, [found[item.asked, o] for o in item.options], model))
+    if last is not None and all(row.total is None for row in rows):
+        raise last
     return rows
+
+
+def by_options(item: Item, found: Sequence[Sequence[float]], model: Model) -> Answered:
+    total, tokens = tuple(round(sum(values), 4) for values in found), tuple(map(len, found))
+    if not all(math.isfinite(t) for t in total):
+        raise ModelError(f"{model.name} gives a likelihood that is not finite ({total}) for {item.question[:60]!r}")
+    outcomes = {m: MEASURES[m](item, total, tokens) for m in measures_of(item)}
+    return answered(item, outcomes, total=total, tokens=tokens)
+
+
+def measures_of(item: Item) -> tuple[str, ...]:
+    return (*item.measures, GOLD) if len(item.right) == 1 and SHARE not in item.measures else item.measures
 
 
 def best_is_right(values: Sequence[float], right: Sequence[int]) -> float:
@@ -134,6 +161,7 @@ MEASURES: dict[str, Callable[[Item, Sequence[float], Sequence[int]], float]] = {
         [t / len(o.strip()) for t, o in zip(total, item.options, strict=True)], item.right
     ),
     SHARE: lambda item, total, tokens: share_of_right(total, item.right),
+    GOLD: lambda item, total, tokens: total[item.right[0]] / tokens[item.right[0]],
 }
 
 
