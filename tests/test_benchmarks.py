@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
-OVER_5_SECONDS = {"judge_questions.py", "oracle_small.py"}
+OVER_5_SECONDS = {"choice.py", "judge_questions.py", "oracle_small.py"}
 MOST_SECONDS = 400  # 120 on a free machine; the tests share theirs
 
 
@@ -33,6 +33,8 @@ def python(*arguments: object) -> subprocess.CompletedProcess[str]:
 )
 def test_a_benchmark_prints_its_figure_and_its_same_result_check(script: Path) -> None:
     done = python(script, "--quick")
+    if done.returncode == 2 and "is not installed" in done.stderr:
+        pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     *shown, last = done.stdout.strip().splitlines()
     assert re.search(r"\d\.\d", "\n".join(shown)), "no figure"
