@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
-OVER_5_SECONDS = {"judge_questions.py", "oracle_small.py", "parity_lm_eval.py"}
-NEEDS = {"parity_lm_eval.py": "lm_eval"}
+OVER_5_SECONDS = {"choice.py", "judge_questions.py", "oracle_small.py", "parity_lm_eval.py"}
+NEEDS = {"choice.py": "lm_eval", "parity_lm_eval.py": "lm_eval"}
 MOST_SECONDS = 400  # 120 on a free machine; the tests share theirs
 
 

@@ -115,6 +115,7 @@ def test_plan_and_doctor_and_listing_load_nothing(finished: Path) -> None:
         (("doctor", "--set", "rounds=3"), "name one"),
         (("pull", "--from", "."), "NAME"),
         (("pull", "policy", "--from", "nowhere"), "nowhere"),
+        (("compare", "nowhere", "nowhere"), "no folder nowhere"),
         (("eval", "some/model"), "configs/demo.yaml"),
         (("eval", "some/model", "--config", SCRIPTED), "transformers"),
         (("reprot",), "report"),
@@ -142,7 +143,7 @@ def parameters() -> list[tuple[str, Any]]:
 
 def test_every_argument_and_option_says_what_it_is() -> None:
     found = parameters()
-    assert {name for name, _ in found} == {"run", "plan", "pull", "eval", "report", "doctor"}
+    assert {name for name, _ in found} == {"run", "plan", "pull", "eval", "compare", "report", "doctor"}
     assert [(name, p.name) for name, p in found if not p.help] == []
 
 

@@ -348,7 +348,7 @@ def test_paths_and_names_are_told_apart(cache: Path, tmp_path: Path, monkeypatch
 
 def test_the_table_is_whole() -> None:
     names = [source.name for source, _ in sources.listing()]
-    wanted = "policy oracle oracle-small hhh truthfulqa dangerousqa harmfulqa xstest hh-rlhf"
+    wanted = "policy oracle oracle-small hhh truthfulqa dangerousqa harmfulqa xstest hh-rlhf gsm8k"
     assert names == wanted.split()
     for source, _ in sources.listing():
         assert source.what and source.owner and source.licence and source.mirrors

@@ -23,6 +23,7 @@ LAYERS = """
     seeds
     config
     stats similarity
+    calibrated
     downloads
     package_index
     sources

@@ -4,13 +4,19 @@ import json
 import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from iteralign import __version__, cli_judge
 from iteralign.errors import ConfigError, IteralignError, Stopped
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from iteralign.records import Score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -155,7 +161,9 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f}" if size >= 1e5 else f"{size / 1e6:.2f}"
 
 
-@app.command(name="eval", epilog="Example: iteralign eval runs/demo/rounds/00001/checkpoint --run-dir runs/eval-demo")
+@app.command(
+    name="eval", epilog="Example: iteralign eval runs/demo/rounds/00001/checkpoint --suite hhh,truthfulqa,arc_easy@FILE"
+)
 def eval_(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="folder, hub id (ORG/REPO) or name of `iteralign pull --list`")
@@ -163,6 +171,21 @@ def eval_(
     config: Annotated[
         Path, typer.Option(metavar="CONFIG", help="YAML file whose prompts, evaluator and sampling are used")
     ] = Path("configs/demo.yaml"),
+    suite: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="held_out, hhh, truthfulqa, xstest, arc_easy, hellaswag, mmlu, gsm8k; NAME@PATH reads a copy at hand",
+        ),
+    ] = "held_out,hhh",
+    items: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="questions of each benchmark, drawn by the config's seed; 0: all",
+            show_default="200 of arc_easy, hellaswag, mmlu, gsm8k; all of the others",
+        ),
+    ] = None,
     set_: Sets = [],  # noqa: B006
     run_dir: Annotated[
         Path | None,
@@ -170,15 +193,14 @@ def eval_(
     ] = None,
     fresh: Fresh = False,
 ) -> None:
-    """Measure one model, however it was trained: held-out compliance and refusal, and HHH.
+    """Measure one model, however it was trained, into DIR/evals/NAME/{items.jsonl,scores.json,model-index.json}.
 
     The same command again shows the stored scores; a model that changed under the same name needs --fresh.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from iteralign.config import load_config
-    from iteralign.evals.suite import evaluate
+    from iteralign.evals.suites import measure, read_suites
     from iteralign.live import Live
     from iteralign.runs import open_
 
@@ -189,18 +211,63 @@ def eval_(
     settings = load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
     folder = run_dir or Path("runs") / settings.name
     with Live() as live:
+        asked = read_suites(suite, items, settings.seed, Downloads(live))
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
         try:
-            scores = evaluate(opened, opened.base, "base")
+            found = measure(opened, asked)
+        except KeyboardInterrupt:
+            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
+            raise typer.Exit(130) from None
         finally:
             opened.close()
-    table = Table("metric", "variant", "value", "95 % interval", "n", "unscored", title=model)
-    for score in scores:
-        value = "-" if score.value is None else f"{score.value:.1%}"
-        interval = "-" if score.low is None else f"{score.low:.1%} to {score.high:.1%}"
-        table.add_row(score.name, score.variant, value, interval, str(score.n), str(score.n_unscored))
-    Console().print(table)
+    Console().print(score_table(model, found))
+    for part in asked:
+        if part.n < part.of:
+            typer.echo(
+                f"{part.name}: a sample of {part.n} of {part.of} questions (seed {settings.seed}); --items 0: all"
+            )
     typer.echo(f"Answers and scores: {folder}")
+
+
+def score_table(title: str, found: "Mapping[str, Sequence[Score]]") -> "Table":
+    from rich.table import Table
+
+    table = Table("suite", "metric", "variant", "value", "95 % interval", "n", "unscored", title=title)
+    for name, scores in found.items():
+        for score in scores:
+            value, low, high = (shown(v, score.variant) for v in (score.value, score.low, score.high))
+            spread = "-" if score.low is None else f"{low} to {high}"
+            table.add_row(name, score.name, score.variant, value, spread, str(score.n), str(score.n_unscored))
+    return table
+
+
+def shown(value: float | None, variant: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if "nats" in variant else f"{value:.1%}"
+
+
+@app.command(epilog="Example: iteralign compare runs/demo/evals/base runs/demo/evals/final")
+def compare(
+    base: Annotated[
+        Path,
+        typer.Argument(metavar="BASE", help="folder with stored scores: evals/base of a run, or an eval's directory"),
+    ],
+    aligned: Annotated[
+        Path, typer.Argument(metavar="ALIGNED", help="the same of the other model, measured on the same items")
+    ],
+    seed: Annotated[int, typer.Option(metavar="N", help="of the bootstrap and the sign flips")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON instead of tables")] = False,
+) -> None:
+    """Two models on the same items: differences with intervals, paired tests, what this n can find, alignment tax."""
+    from iteralign.evals.compare import compare_folders
+    from iteralign.report.comparison import print_compared
+
+    made = compare_folders(base, aligned, seed)
+    if as_json:
+        typer.echo(json.dumps(made.as_dict(), indent=1))
+    else:
+        print_compared(made)
 
 
 @app.command(epilog="Example: iteralign report runs/demo")

@@ -19,6 +19,7 @@ WORDS = {
     "gate": "checking the gates",
     "scores": "scoring",
     "hhh": "scoring HHH",
+    "items": "answering",
     "dtype": "measuring which dtype is faster",
     "backtracked": "keeping a part of the change",
 }

@@ -273,7 +273,9 @@ class Checkpoint(Record):
 
 
 class Score(Record):
-    """One number with its uncertainty; `items` holds each item's value, None where it is unscored."""
+    """One number with its uncertainty; `items` holds each item's value, None where it is unscored. `chance` is what
+    guessing scores: benchmarks have it, and nothing else.
+    """
 
     name: str
     variant: str
@@ -285,3 +287,4 @@ class Score(Record):
     n_unscored: int
     items: dict[str, float | None]
     clusters: dict[str, str] | None = None
+    chance: float | None = None

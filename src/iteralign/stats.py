@@ -224,6 +224,14 @@ def minimum_detectable_effect(n: int, discordant_rate: float, alpha: float = 0.0
     return float(_optimize.brentq(shortfall, 0.0, discordant_rate))
 
 
+def effective_n(n: int, n_clusters: int, variance: float, stderr: float | None) -> float:
+    """As how many independent items clustered ones count: n over the design effect (Kish 1965), at most n. `variance`
+    is the values' own (over n), `stderr` their mean's. Without spread each cluster counts as one item."""
+    if n_clusters in (1, n) or not variance:
+        return n_clusters
+    return min(n, variance * n / (n - 1) / stderr**2) if stderr else n
+
+
 def cohen_kappa(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> Estimate:
     """Cohen's (1960) kappa of two raters' labels, one entry an item, None = not rated.
 
@@ -319,16 +327,10 @@ def _standard_error(values: Floats, codes: Ints) -> float | None:
 
 
 def _score_terms(values: Floats, codes: Ints) -> tuple[float, float]:
-    """Effective sample size and quantile of a score interval. The size is n over the design
-    effect, at most n; where the values show no spread, each cluster counts as one item."""
+    """Effective sample size and quantile of a score interval."""
     n, groups = values.size, np.unique(codes).size
-    if groups in (1, n):
-        return groups, Z
-    quantile = float(_stats.t.ppf(0.975, groups - 1))
-    plain, clustered = _standard_error(values, np.arange(n)), _standard_error(values, codes)
-    if not plain:
-        return groups, quantile
-    return (min(n, n * (plain / clustered) ** 2) if clustered else n), quantile
+    quantile = Z if groups in (1, n) else float(_stats.t.ppf(0.975, groups - 1))
+    return effective_n(n, groups, float(values.var()), _standard_error(values, codes)), quantile
 
 
 def _wilson(p: float, n: float, z: float) -> tuple[float, float]:

@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 
 from iteralign.config import load_config
+from iteralign.evals.paired import Measure
 from iteralign.evals.refusal import refusal_scores
 from iteralign.recipes.iteralign import iteralign
 from iteralign.records import Fault, Label, Reply, Score, Verdict
 from iteralign.report import Summary, print_summary, write_reports
 from iteralign.report.examples import read_verdicts
-from iteralign.report.measures import Measure, find
+from iteralign.report.measures import find
 from iteralign.report.summary import read_config, read_prompts
 from iteralign.runs import open_
 from iteralign.store import write_rows, write_text

@@ -107,13 +107,18 @@ def hhh_scores(rows: Sequence[Likelihoods]) -> list[Score]:
                 "chat, per token",
                 {r.id: r.outcome for r in part},
                 {r.id: r.cluster for r in part},
+                chance=0.5,
             )
         )
     return scores
 
 
 def make_score(
-    name: str, variant: str, items: dict[str, float | None], clusters: dict[str, str] | None = None
+    name: str,
+    variant: str,
+    items: dict[str, float | None],
+    clusters: dict[str, str] | None = None,
+    chance: float | None = None,
 ) -> Score:
     keys = list(items)
     estimate = mean([items[k] for k in keys], [clusters[k] for k in keys] if clusters else None)
@@ -128,4 +133,5 @@ def make_score(
         n_unscored=estimate.n_unscored,
         items=items,
         clusters=clusters,
+        chance=chance,
     )

@@ -21,6 +21,7 @@ Member = tuple[int, int, list[int]]  # which context, which answer, the tokens o
 Groups = dict[Prompt, list[tuple[int, list[int]]]]
 
 TOKENS_A_ROW = 64  # scoring holds at most batch x this many padded tokens at once
+ASKED_TOKENS_A_ROW = 256  # choosing needs no logits but the last, so that it holds more
 TOP_K_SLICE = 512  # top-p is cut inside this slice; a row whose slice holds too little is sorted whole
 
 
@@ -167,12 +168,19 @@ class TorchModel(Model):
                 error = f"a question of {len(prompt.ids)} tokens, but the model holds {self.context_length}"
                 choices[i] = Choice(probabilities=None, answer=None, mass=None, error=error)
         order = sorted((i for i in range(len(chats)) if i not in choices), key=lambda i: len(prompts[i].ids))
-        for part in self._batches({i: prompts[i] for i in order}):
+        for part in self._shorter(self._batches({i: prompts[i] for i in order}), prompts):
             logits = self.next_logits([prompts[i] for i in part])
             probabilities = torch.softmax(logits.float(), dim=-1)
             for k, i in enumerate(part):
                 choices[i] = choice_from({o: float(probabilities[k, ids].sum()) for o, ids in first.items()})
         return [choices[i] for i in range(len(chats))]
+
+    def _shorter(self, batches: Iterator[list[int]], prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Batches of long prompts in parts: padded tokens stay in a budget. The last of a batch is its longest."""
+        for batch in batches:
+            rows = max(1, self.batch * ASKED_TOKENS_A_ROW // len(prompts[batch[-1]].ids))
+            for start in range(0, len(batch), rows):
+                yield batch[start : start + rows]
 
     def _first_tokens(self, options: Sequence[str]) -> dict[str, list[int]]:
         """The tokens that each option's spellings begin with. One that two options share (a lone space before
@@ -215,10 +223,15 @@ class TorchModel(Model):
                     f"and {len(after)} of {continuation[:40]!r}: use a model with a longer context"
                 )
             groups[prompt].append((i, after))
+        if groups:
+            self.score_groups(groups, answers)
+        return answers
+
+    def score_groups(self, groups: Groups, answers: list[list[float]]) -> None:
+        """Fills in the answers of all groups, in padded batches."""
         for part in self._filled(groups):
             members = [(k, i, after) for k, c in enumerate(part) for i, after in groups[c]]
             self.score(part, members, answers)
-        return answers
 
     @abstractmethod
     def score(self, contexts: Sequence[Prompt], members: Sequence[Member], answers: list[list[float]]) -> None:

@@ -7,7 +7,8 @@ import torch
 from transformers import DynamicCache
 
 from iteralign.models.chat import ChatFormat, Prompt
-from iteralign.models.decoding import Decoding, Member, TorchModel, token_loglikelihoods
+from iteralign.models.decoding import TOKENS_A_ROW, Decoding, Groups, Member, TorchModel, token_loglikelihoods
+from iteralign.models.packed import CPU_TOKENS, packs, score_packed
 
 
 class Causal(Decoding):
@@ -29,6 +30,7 @@ class Causal(Decoding):
 class TransformersModel(TorchModel):
     def __init__(self, module: Any, tokenizer: Any, name: str, batch: int = 32, template: str | None = None) -> None:
         super().__init__(module, tokenizer, name, ChatFormat(tokenizer, template), batch)
+        self._packs: bool | None = None
 
     def room(self, prompt: Prompt) -> int:
         return self.context_length - len(prompt.ids)
@@ -58,6 +60,17 @@ class TransformersModel(TorchModel):
             input_ids=ids, attention_mask=full, position_ids=position, past_key_values=cache, logits_to_keep=1
         )
         return out.logits[:, -1]
+
+    def score_groups(self, groups: Groups, answers: list[list[float]]) -> None:
+        if self._packs is None:
+            self._packs = packs(self.module)
+        if not self._packs:
+            super().score_groups(groups, answers)
+            return
+        budget = self.batch * TOKENS_A_ROW
+        score_packed(
+            self.module, groups, answers, min(budget, CPU_TOKENS) if self.module.device.type == "cpu" else budget
+        )
 
     def score(self, contexts: Sequence[Prompt], members: Sequence[Member], answers: list[list[float]]) -> None:
         read = self.begin(contexts)

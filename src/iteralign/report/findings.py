@@ -4,19 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from iteralign.config import RunConfig, ScriptedConfig
+from iteralign.evals.paired import DEGENERATE, EVALUATOR, HARMFUL, HARMLESS, HHH, WORD_MATCH, Measure
 from iteralign.report.examples import Changed
-from iteralign.report.measures import (
-    DEGENERATE,
-    EVALUATOR,
-    HARMFUL,
-    HARMLESS,
-    HHH,
-    WORD_MATCH,
-    Disagreement,
-    Measure,
-    broken_instead,
-    find,
-)
+from iteralign.report.measures import Disagreement, broken_instead, find
 from iteralign.report.roles import shared_model
 from iteralign.report.rounds import Round
 from iteralign.report.wording import interval, lost_calls, p_value, plural, points

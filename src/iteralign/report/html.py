@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from iteralign.evals.paired import Measure
 from iteralign.report.examples import RULE
 from iteralign.report.markdown import verdict
-from iteralign.report.measures import Measure
 from iteralign.report.summary import Summary
 from iteralign.report.table import (
     Line,
@@ -45,7 +45,7 @@ def html_report(summary: Summary) -> str:
     return template().render(
         summary=summary,
         entries=entries(summary),
-        legend=legend(summary),
+        legend=legend(summary.measures),
         rounds=[(round_title(r), r.state, round_facts(r), list(map(figure_cells, r.figures))) for r in summary.rounds],
         rule=RULE,
         verdict=verdict,

@@ -80,7 +80,7 @@ def comparison(summary: Summary) -> list[str]:
         for x in map(line, summary.measures)
     ]
     table = rows(head, body) if body else ["Nothing has been measured yet.", ""]
-    under = [line_of(legend(summary)), ""] if body else []
+    under = [line_of(legend(summary.measures)), ""] if body else []
     return [*table, *under, *(f"- {line_of(note)}" for note in summary.notes), ""]
 
 

@@ -10,11 +10,12 @@ import yaml
 
 from iteralign.config import RunConfig, parse
 from iteralign.errors import InputError, StoreError
+from iteralign.evals.paired import Measure
 from iteralign.records import Prompt
 from iteralign.report.examples import Changed, Example, choose_examples, read_changed, read_verdicts
 from iteralign.report.findings import notes, nothing_changed, shows, shows_not
 from iteralign.report.history import History, read_constitution
-from iteralign.report.measures import Disagreement, Measure, disagreements, read_measures
+from iteralign.report.measures import Disagreement, disagreements, read_measures
 from iteralign.report.roles import Role, read_roles, self_notice
 from iteralign.report.rounds import Round, checkpoint_folder, read_rounds, stop_reason
 from iteralign.report.wording import clean

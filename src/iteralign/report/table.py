@@ -1,12 +1,15 @@
 """The strings that terminal, Markdown and HTML share: each number is put into words once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from iteralign.report.measures import HHH, LEVEL, Disagreement, Measure
+from iteralign.evals.paired import LEVEL, Measure
+from iteralign.report.measures import Disagreement
 from iteralign.report.rounds import Figure, Round
 from iteralign.report.summary import Summary
 from iteralign.report.wording import clean, count, interval, lost_calls, p_value, plural, points, share
 
+ACRONYMS = {"hhh": "HHH"}
 GROUPS = {"hhh": "HHH, the better option is likelier"}
 BETTER = {True: "higher is better", False: "lower is better"}
 
@@ -96,16 +99,24 @@ def grouped(measure: Measure) -> tuple[str, str]:
     return measure.name, measure.variant
 
 
-def legend(summary: Summary) -> str:
-    tests = sum(m.p_holm is not None for m in summary.measures)
-    hhh = " but in HHH" if any(m.name == HHH for m in summary.measures) else ""
+def legend(measures: Sequence[Measure]) -> str:
+    tests = sum(m.p_holm is not None for m in measures)
     if not tests:
-        return f"Nothing is compared. Lower is better everywhere{hhh}." if summary.measures else ""
+        return f"Nothing is compared. {better(measures)}." if measures else ""
     return (
         "Paired on the same items, those unjudged on either side left out. Changed: items that moved (+better/−worse). "
         "Difference: after − before in percentage points, with its 95% interval. "
-        f"* p below {LEVEL} after Holm's adjustment for {plural(tests, 'comparison')}. Lower is better everywhere{hhh}."
+        f"* p below {LEVEL} after Holm's adjustment for {plural(tests, 'comparison')}. {better(measures)}."
     )
+
+
+def better(measures: Sequence[Measure]) -> str:
+    """Which way is up, for the whole table."""
+    rising = dict.fromkeys(m.name.partition("/")[0] for m in measures if m.higher_is_better)
+    if rising and all(m.higher_is_better for m in measures):
+        return "Higher is better everywhere"
+    names = ", ".join(ACRONYMS.get(name, name) for name in rising)
+    return "Lower is better everywhere" + (f" but in {names}" if names else "")
 
 
 def round_title(r: Round) -> str:

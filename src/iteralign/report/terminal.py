@@ -1,6 +1,6 @@
 """The end of a run on the screen: both sides, what they show, the constitution, three answers, the paths."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from iteralign.evals.paired import Measure
 from iteralign.report.examples import Answer, Example
 from iteralign.report.summary import Summary
 from iteralign.report.table import Line, legend, line, round_facts, round_title
@@ -25,8 +26,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     for warning in summary.warnings:
         console.print(Text(f"! {warning}", style="bold yellow"))
     if summary.measures:
-        print_comparison(summary, console)
-        console.print(Text(legend(summary), style="dim"))
+        print_comparison(summary.measures, console)
+        console.print(Text(legend(summary.measures), style="dim"))
     for note in summary.notes:
         console.print(Text(f"· {note}", style="dim"))
     heading(console, "What this shows, and what it does not")
@@ -43,12 +44,16 @@ def heading(console: Console, text: str) -> None:
     console.print(Text(text, style="bold"))
 
 
-def print_comparison(summary: Summary, console: Console) -> None:
-    """Groups have a line to themselves, so that a long name widens no column."""
+def print_comparison(
+    measures: Sequence[Measure], console: Console, more: tuple[str, Callable[[Measure], str]] | None = None
+) -> None:
+    """Groups have a line to themselves, so that a long name widens no column. `more`: one more column, head and cell."""
     wide = console.width >= WIDE
-    lines = [line(m) for m in summary.measures]
+    lines = [line(m) for m in measures]
     head = ("", "Before", "After", "n", "Unjudged", "Changed", "Difference (95%)", "p", *(["Holm p"] if wide else []))
     body = [cells(row, wide) for row in lines]
+    if more:
+        head, body = (*head, more[0]), [(*row, more[1](m)) for row, m in zip(body, measures, strict=True)]
     widths = [max(map(cell_len, column)) for column in zip(head, *body, strict=True)]
     console.print(table_row(head, widths, "bold"))
     console.print(Text("─" * min(console.width, sum(widths) + len(widths) - 1), style="dim"))

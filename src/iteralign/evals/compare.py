@@ -1,0 +1,233 @@
+"""Two folders with stored scores → every metric before and after; what cannot be compared is refused, by name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from iteralign.errors import StoreError
+from iteralign.evals.choice import make_score
+from iteralign.evals.paired import EVALUATOR, Key, Measure, detectable, pair, read_scores
+from iteralign.evals.tax import AlignmentTax, alignment_tax
+from iteralign.records import Score
+from iteralign.store import differing, read_rows
+
+GOLD = "gold answer, log-likelihood per token"
+EXPECTED = "expected evals/base or evals/final of a run, or the directory of an `iteralign eval`"
+# How a model is reached and run, not what it is asked: two evaluations may differ in it.
+RUNNING = {
+    "base_url",
+    "batch",
+    "concurrency",
+    "context",
+    "device",
+    "gpu_layers",
+    "key_env",
+    "price",
+    "retries",
+    "timeout",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is stored of one policy. `tokens`: an item's id → the token counts of its options in every row that has
+    them. `gold`: the log-likelihood of the right option per token, by item. `settings` is None without a config."""
+
+    folder: Path
+    scores: dict[Key, Score]
+    tokens: dict[str, set[tuple[int, ...]]]
+    gold: dict[Key, dict[str, float]]
+    settings: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """`one_sided` says which metrics only one side holds: they are in no table. `tax` is None without benchmarks."""
+
+    base: Path
+    aligned: Path
+    measures: tuple[Measure, ...]
+    tax: AlignmentTax | None
+    one_sided: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: fractions of 1, the tax in percent."""
+        return {
+            "base": str(self.base),
+            "aligned": str(self.aligned),
+            "changed": any(m.change is not None and m.change.n_changed for m in self.measures),
+            "measures": [measure_dict(m) for m in self.measures],
+            "tax": asdict(self.tax) if self.tax else None,
+            "one_sided": list(self.one_sided),
+            "notes": list(self.notes),
+        }
+
+
+def measure_dict(measure: Measure) -> dict[str, Any]:
+    names = {"name": measure.name, "variant": measure.variant, "higher_is_better": measure.higher_is_better}
+    change = asdict(measure.change) if measure.change else {}
+    return {**names, **change, "p_holm": measure.p_holm, "minimum_detectable_effect": detectable(measure)}
+
+
+def compare_folders(base: Path, aligned: Path, seed: int = 0) -> Compared:
+    """Paired on the same items. StoreError: no scores, other items, variants, evaluator, sampling or tokenizer."""
+    before, after = read_scored(base), read_scored(aligned)
+    shared = [key for key in before.scores if key in after.scores]
+    check_variants(before, after)
+    if not shared:
+        raise StoreError(
+            f"{base} and {aligned} share no metric: {named(before.scores)} against {named(after.scores)}. "
+            "Evaluate both with the same suites"
+        )
+    check_tokenizers(before, after, shared)
+    notes = check_settings(before, after, shared)
+    sides = [{key: side.scores[key] for key in shared} for side in (before, after)]
+    measures, problems = pair(sides[0], sides[1], seed)
+    if problems:
+        more = f" ({len(problems) - 1} more metrics cannot be compared either)" if len(problems) > 1 else ""
+        raise StoreError(f"{problems[0]}{more}. Evaluate both on the same prompts and items, with the same seed")
+    tax = alignment_tax(measures, gold_scores(before, after, shared), seed)
+    alone = [f"only in {s.folder}: {named(left)}" for s, left in (lone(before, after), lone(after, before)) if left]
+    return Compared(base, aligned, measures, tax if tax.lines else None, tuple(alone), tuple(notes))
+
+
+def named(keys: Sequence[Key] | Mapping[Key, Score]) -> str:
+    return ", ".join(f"{name} ({variant})" for name, variant in keys)
+
+
+def lone(side: Scored, other: Scored) -> tuple[Scored, list[Key]]:
+    return side, [key for key in side.scores if key not in other.scores]
+
+
+def gold_scores(before: Scored, after: Scored, shared: Sequence[Key]) -> dict[Key, tuple[Score, Score]]:
+    found: dict[Key, tuple[Score, Score]] = {}
+    for key in shared:
+        if key in before.gold and key in after.gold:
+            name, clusters = key[0], before.scores[key].clusters
+            a, b = (make_score(name, GOLD, {**side.gold[key]}, clusters) for side in (before, after))
+            found[key] = a, b
+    return found
+
+
+# -- what cannot be compared ----------------------------------------------------------------------
+
+
+def check_variants(before: Scored, after: Scored) -> None:
+    """One metric in two variants is two metrics."""
+    for name in dict.fromkeys(name for name, _ in before.scores):
+        a, b = ([variant for n, variant in side.scores if n == name] for side in (before, after))
+        if b and not set(a) & set(b):
+            raise StoreError(
+                f"{name} was measured in different variants: {', '.join(a)} in {before.folder}, {', '.join(b)} in "
+                f"{after.folder}. Evaluate both in the same one"
+            )
+
+
+def check_tokenizers(before: Scored, after: Scored, shared: Sequence[Key]) -> None:
+    """The same text in other numbers of tokens: likelihoods per token, and of the ends of words, are not the same."""
+    items = {i for key in shared for i in before.scores[key].items}
+    both = [i for i in before.tokens if i in after.tokens and i in items]
+    if odd := [i for i in both if not before.tokens[i] & after.tokens[i]]:
+        a, b = (sorted(side.tokens[odd[0]])[0] for side in (before, after))
+        raise StoreError(
+            f"the two policies have different tokenizers: the options of {len(odd)} of {len(both)} items have other "
+            f"numbers of tokens, the first {odd[0]}: {list(a)} in {before.folder}, {list(b)} in {after.folder}. "
+            "Their likelihoods cannot be compared; compare models that share a tokenizer"
+        )
+
+
+def check_settings(before: Scored, after: Scored, shared: Sequence[Key]) -> list[str]:
+    """Answers that were drawn, or judged, otherwise say nothing about the policy. Returns what could not be checked."""
+    judged = any(variant == EVALUATOR for _, variant in shared)
+    drawn = any(not before.scores[key].chance for key in shared)  # what cannot be guessed was written, not chosen
+    if not (judged or drawn):
+        return []
+    unknown = [str(side.folder) for side in (before, after) if side.settings is None]
+    if before.settings is None or after.settings is None:
+        return [
+            f"No config.yaml stands above {' or '.join(unknown)}: that both were asked and judged alike is not known."
+        ]
+    sections = (*(["evaluator"] if judged else []), *(["evaluate"] if drawn else []))
+    a, b = ({name: essential(own.get(name)) for name in sections} for own in (before.settings, after.settings))
+    if odd := sorted(differing(a, b)):
+        raise StoreError(
+            f"{before.folder} and {after.folder} were measured with other settings: {', '.join(odd)}. "
+            "Evaluate both with the same config"
+        )
+    return []
+
+
+def essential(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {key: essential(value) for key, value in tree.items() if key not in RUNNING}
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def read_scored(folder: Path) -> Scored:
+    """StoreError: no folder, no scores in it, or those of two policies."""
+    if not folder.is_dir():
+        raise StoreError(f"no folder {folder}: {EXPECTED}")
+    scores: dict[Key, Score] = {}
+    tokens: dict[str, set[tuple[int, ...]]] = {}
+    gold: dict[Key, dict[str, float]] = {}
+    for place in places(folder):
+        here = read_scores(place / "scores.json")
+        for key, score in here.items():
+            if scores.setdefault(key, score) != score:
+                raise StoreError(f"{folder} holds two different results of {named([key])}: name the folder of one")
+        rows = [row for path in sorted(place.glob("*.jsonl")) for row in likelihood_rows(path)]
+        for row in rows:
+            tokens.setdefault(str(row["id"]), set()).add(tuple(row["tokens"]))
+        gold |= {key: found for key, score in here.items() if (found := gold_of(score, rows))}
+    if not scores:
+        raise StoreError(f"{folder} holds no scores: {EXPECTED}; an evaluation that was interrupted is not finished")
+    return Scored(folder, scores, tokens, gold, settings_of(folder))
+
+
+def places(folder: Path) -> Iterator[Path]:
+    """The folders that hold the scores of this one policy."""
+    if (folder / "scores.json").is_file():
+        yield folder
+        return
+    inside = folder / "evals" if (folder / "evals").is_dir() else folder
+    if all((inside / name).is_dir() for name in ("base", "final")):
+        raise StoreError(f"{folder} holds the scores of two policies: name {inside / 'base'} or {inside / 'final'}")
+    yield from sorted(path.parent for path in inside.rglob("scores.json"))
+
+
+def likelihood_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows with the likelihoods of an item's options: totals, and their numbers of tokens."""
+    rows = [row for row in read_rows(path) if isinstance(row, dict) and "id" in row]
+    return [row for row in rows if isinstance(row.get("total"), list) and isinstance(row.get("tokens"), list)]
+
+
+def gold_of(score: Score, rows: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Log-likelihood per token of each item's right option; None unless every item has exactly one."""
+    found: dict[str, set[float]] = {}
+    for row in rows:
+        right = row.get("right")
+        if row["id"] in score.items and isinstance(right, int) and row.get("variant", score.variant) == score.variant:
+            found.setdefault(row["id"], set()).add(row["total"][right] / row["tokens"][right])
+    if not found or len(found) < len(score.items) or any(len(values) > 1 for values in found.values()):
+        return None
+    return {i: values.pop() for i, values in found.items()}
+
+
+def settings_of(folder: Path) -> dict[str, Any] | None:
+    """The config of the run that the folder lies in."""
+    whole = folder.resolve()
+    path = next((p / "config.yaml" for p in (whole, *whole.parents[:3]) if (p / "config.yaml").is_file()), None)
+    if path is None:
+        return None
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise StoreError(f"{path} is not valid YAML: was it changed by hand?") from error
+    return tree if isinstance(tree, dict) else None

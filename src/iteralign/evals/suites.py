@@ -1,0 +1,196 @@
+"""What `iteralign eval --suite` knows: name → benchmark; each measured into evals/NAME, resumably."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+
+from iteralign.errors import ConfigError, DataError, StoreError
+from iteralign.evals.answers import GOLD, Answered, Item, answer, item_scores
+from iteralign.evals.benchmarks import MC1_TF, PROMPTS, arc_easy, gsm8k, hellaswag, hhh, mmlu, sampled, truthfulqa
+from iteralign.evals.choice import HHH_CATEGORIES
+from iteralign.evals.refusal import both_sides, refusal_scores
+from iteralign.evals.suite import HELD_OUT
+from iteralign.evals.xstest import Exchange, exchanges, pair_scores, xstest
+from iteralign.prompts import load_prompt
+from iteralign.records import Prompt, Score, digest
+from iteralign.runs import Run
+from iteralign.sources import Progress, fetch
+from iteralign.store import Store, write_text
+
+SAMPLE = 200
+BATCH = 256  # items answered between two writes: long enough that a shared preamble is read seldom
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Questions with right answers. `source`: a name of the sources table, or None where only a local copy is read.
+    `chance`: by score, what answering at random gives. `sample`: questions by default; None: all."""
+
+    what: str
+    read: Callable[[Path], list[Item]]
+    source: str | None
+    chance: Mapping[str, float]
+    sample: int | None = None
+
+
+@dataclass(frozen=True)
+class TwoSided:
+    """Prompts that are answered and judged: compliance with harmful ones, refusal of harmless ones."""
+
+    what: str
+    prompts: Callable[[str, int], list[Prompt]] | None = None  # of a place and a seed; None: the config's held-out ones
+    scores: Callable[[Sequence[Any]], list[Score]] = refusal_scores
+    chance: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+SUITES: dict[str, Benchmark | TwoSided] = {
+    "held_out": TwoSided("the config's held-out prompts, harmful and harmless"),
+    "hhh": Benchmark("BIG-bench HHH", hhh, "hhh", {f"hhh/{c}": 0.5 for c in (*HHH_CATEGORIES, "overall")}),
+    "truthfulqa": Benchmark(
+        "TruthfulQA",
+        truthfulqa,
+        "truthfulqa",
+        # mean share of right options, over its 817 questions
+        {"truthfulqa/mc1": 0.2225, MC1_TF: 0.2225, "truthfulqa/mc2": 0.4641},
+    ),
+    "xstest": TwoSided("XSTest", xstest, lambda verdicts: [*refusal_scores(verdicts), *pair_scores(verdicts)]),
+    "arc_easy": Benchmark("ARC-Easy", arc_easy, None, {"arc_easy": 0.2502}, SAMPLE),
+    "hellaswag": Benchmark("HellaSwag", hellaswag, None, {"hellaswag": 0.25}, SAMPLE),
+    "mmlu": Benchmark("MMLU", mmlu, None, {"mmlu": 0.25}, SAMPLE),
+    "gsm8k": Benchmark("GSM8K", gsm8k, "gsm8k", {"gsm8k": 0.0}, SAMPLE),
+}
+DEFAULT = "held_out,hhh"
+
+
+def chance_of(score: Score) -> float | None:
+    """What answering at random gives; None for rates and likelihoods, which have no such level."""
+    if score.variant.endswith(GOLD):
+        return None
+    return next((s.chance[score.name] for s in SUITES.values() if score.name in s.chance), None)
+
+
+class Asked(NamedTuple):
+    """A suite read, before any model is loaded. `of`: how many questions it has, of which `n` are asked."""
+
+    name: str
+    items: list[Item]
+    prompts: list[Prompt]
+    n: int
+    of: int
+
+
+def read_suites(names: str, n: int | None, seed: int, progress: Progress | None = None) -> list[Asked]:
+    """NAME[@FILE or FOLDER],… → what is asked. `n`: questions of each benchmark, 0 for all, None as each says.
+
+    Raises ConfigError for a name that is not known, DataError and SourceError for files."""
+    wanted = [part.strip().partition("@") for part in names.split(",") if part.strip()]
+    if not wanted:
+        raise ConfigError(f"--suite names none: expected some of {', '.join(SUITES)}")
+    for name, _, _ in wanted:
+        if name not in SUITES:
+            near = get_close_matches(name, SUITES, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"no suite is called {name!r}: {hint}The suites are {', '.join(SUITES)}")
+    if twice := sorted({name for name, _, _ in wanted if [w[0] for w in wanted].count(name) > 1}):
+        raise ConfigError(f"--suite names {', '.join(twice)} more than once: a suite is measured into one folder")
+    return [read_suite(name, place, n, seed, progress) for name, _, place in wanted]
+
+
+def read_suite(name: str, place: str, n: int | None, seed: int, progress: Progress | None) -> Asked:
+    suite = SUITES[name]
+    if isinstance(suite, TwoSided):
+        prompts = suite.prompts(place, seed) if suite.prompts else []
+        if place and not suite.prompts:
+            raise ConfigError(f"{name}@{place}: its prompts are those of the config: set prompts.* there")
+        return Asked(name, [], prompts, len(prompts), len(prompts))
+    if not place and suite.source is None:
+        raise DataError(
+            f"{suite.what} is read from a copy at hand: name its file, as in --suite {name}@FILE ({suite.read.__doc__})"
+        )
+    items = suite.read(Path(place).expanduser() if place else fetch(str(suite.source), progress=progress))
+    if not items:
+        raise DataError(f"{place or suite.source}: no questions: expected at least one row")
+    chosen = sampled(items, suite.sample if n is None else n or None, seed)
+    return Asked(name, chosen, [], len({i.id for i in chosen}), len({i.id for i in items}))
+
+
+def measure(run: Run, asked: Sequence[Asked]) -> dict[str, list[Score]]:
+    """The scores of the run's base by suite, in evals/NAME; what is finished there is not done again."""
+    return {suite.name: measure_suite(run, suite) for suite in asked}
+
+
+def measure_suite(run: Run, asked: Asked) -> list[Score]:
+    suite, store = SUITES[asked.name], run.store.inside(f"evals/{asked.name}")
+    if isinstance(suite, TwoSided):
+        scores = two_sided(run, store, asked, suite)
+    else:
+        refuse_others(store, asked, identity(asked.items))
+        generated = any(item.way == "generation" for item in asked.items)
+        rows = store.by(run.config.generation_batch if generated else BATCH).each(
+            "items", asked.items, lambda part: answer(part, run.base.model), Answered.model_validate
+        )
+        scores = item_scores(rows)
+    kept = [Score.model_validate(row) for row in store.once("scores", lambda: [s.row() for s in scores])]
+    card = store.path("model-index.json")
+    if not card.exists():
+        write_text(card, json.dumps(model_index(run.config.name, asked, kept), ensure_ascii=False, indent=1) + "\n")
+    return kept
+
+
+def two_sided(run: Run, store: Store, asked: Asked, suite: TwoSided) -> list[Score]:
+    config = run.config
+    prompts = asked.prompts or run.prompts[HELD_OUT].first(config.prompts.held_out, config.seed)
+    refuse_others(store, asked, digest([p.id for p in prompts]))
+    verdicts = both_sides(store, prompts, lambda: run.base.model, lambda: run.evaluator(run.base), config)
+    store.rows("items", lambda: exchanges(verdicts), Exchange.model_validate)
+    return suite.scores(verdicts)
+
+
+def identity(items: Sequence[Item]) -> str:
+    """Of what is asked and how."""
+    asked = [i.asked if isinstance(i.asked, str) else [m.row() for m in i.asked] for i in items]
+    return digest(load_prompt(PROMPTS).digest, asked, [item._replace(asked="") for item in items])
+
+
+def refuse_others(store: Store, asked: Asked, now_asked: str) -> None:
+    """A folder with answers to other questions, or to other wordings of them, is left alone."""
+    path = store.path("asked.json")
+    now = {"suite": asked.name, "n": asked.n, "of": asked.of, "digest": now_asked}
+    if not path.exists():
+        write_text(path, json.dumps(now) + "\n")
+    kept = json.loads(path.read_text())
+    if kept != now:
+        raise StoreError(
+            f"{store.folder} holds answers to other questions ({kept['n']} of {kept['of']}; now {now['n']} of "
+            f"{now['of']} are asked): name another --run-dir, or start anew with --fresh"
+        )
+
+
+def model_index(model: str, asked: Asked, scores: Sequence[Score]) -> dict[str, Any]:
+    """The form in which a model card of the Hugging Face hub holds results."""
+    suite = SUITES[asked.name]
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=asked.name,
+            dataset_name=suite.what if asked.n == asked.of else f"{suite.what} ({asked.n} of {asked.of})",
+            metric_type=metric_type(suite, score),
+            metric_name=f"{score.name} ({score.variant})",
+            metric_value=score.value,
+            metric_args={"n": score.n, "n_unscored": score.n_unscored, "stderr": score.stderr},
+        )
+        for score in scores
+        if score.value is not None
+    ]
+    return {"model-index": eval_results_to_model_index(model, results)}
+
+
+def metric_type(suite: Benchmark | TwoSided, score: Score) -> str:
+    if isinstance(suite, TwoSided):
+        return "rate"
+    return "log_likelihood" if score.variant.endswith(GOLD) else "accuracy"
