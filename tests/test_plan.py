@@ -232,7 +232,7 @@ def test_hhh_is_planned_to_the_pair_once_it_is_in_the_cache(
     monkeypatch: pytest.MonkeyPatch, asked: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
     away = plan(scripted("evals.hhh=true"))
-    assert line(away, "hhh", "policy").calls == 2 * 442
+    assert line(away, "hhh", "policy").calls == 2 * 258
     assert [a.what for a in away.downloads] == ["hhh"]
     small_hhh(monkeypatch, tmp_path)
     config = scripted("evals.hhh=true", "evals.held_out=false", "rounds=1")

@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from statistics import fmean
 from typing import Literal, NamedTuple
 
 from iteralign.errors import DataError, ModelError, NotApplicable
-from iteralign.evals.choice import make_score
+from iteralign.evals.scores import make_score
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.prompts import load_prompt
 from iteralign.records import Chat, Choice, Record, Score, digest
@@ -259,5 +260,11 @@ def item_scores(rows: Sequence[Answered]) -> list[Score]:
         clusters = {i: row.cluster or i for i, row in part.items()}
         shared = clusters if len(set(clusters.values())) < len(clusters) else None
         values = {i: row.outcomes[measure] for i, row in part.items()}
-        scores.append(make_score(name, f"{form}, {measure}", values, shared))
+        chance = None if measure == GOLD else fmean(guessed(row) for row in part.values())
+        scores.append(make_score(name, f"{form}, {measure}", values, shared, chance))
     return scores
+
+
+def guessed(row: Answered) -> float:
+    """What picking an option at random scores, or all options being equally likely; a written answer is not guessed."""
+    return len(row.right) / len(row.options) if row.options else 0.0
