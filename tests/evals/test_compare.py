@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,21 @@ def test_a_p_that_holm_lifts_over_the_level_is_said_on_a_narrow_screen_too(tmp_p
     assert overall.change.p < 0.05 < overall.p_holm
     said = f"hhh/overall (chat, per token): p = {overall.change.p:.3f} by itself, {overall.p_holm:.2f} after Holm's"
     assert said in flat(on_screen(made, 80))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_column_of_a_large_table_is_on_the_screen(width: int, tmp_path: Path) -> None:
+    def side(name: str, *values: float) -> Path:
+        graded = score("truthfulqa/mc2", [v / 2 + 0.1 for v in values], "preamble, probability of the right ones")
+        return stored(tmp_path / name, score("arc_easy", values, "plain, per character", chance=0.25), graded)
+
+    made = compare_folders(side("a", *[1] * 90 + [0] * 300), side("b", *[0] * 60 + [1] * 330))
+    text = on_screen(made, width)
+    assert max(map(len, text.splitlines())) <= width
+    for said in ("Finds", "<0.001*", "character", "(+300/−60)", "23.1%", "21.5%"):
+        assert said in text, said
+    assert len(re.findall(r"\(\+\d\d\.\d to \+\d\d\.\d\)", text.split("Alignment tax")[0])) == 2
+    assert "84/390" not in text, "a mean of probabilities is no count"
 
 
 def test_nothing_changed_is_said_in_words(two: tuple[Path, Path]) -> None:
