@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iteralign.evals.answers import best_is_right
-from iteralign.evals.benchmarks import truthfulqa
-from iteralign.evals.choice import read_hhh
+from iteralign.evals.benchmarks import hhh_pairs, truthfulqa
 from iteralign.sources import fetch
 
 SIZES = (1, 4, 8, 16, 32, 64)
@@ -115,8 +114,8 @@ def truthful(place: Path) -> list[Question]:
 def helpful(folder: Path) -> list[Question]:
     """With BIG-bench's own prefixes of input and output."""
     return [
-        Question(f"Human: {c.question}\nAssistant:", tuple(f" {o.strip()}" for o in c.options), (c.right,))
-        for c in read_hhh(folder)
+        Question(f"Human: {i.question}\nAssistant:", tuple(f" {o.strip()}" for o in i.options), i.right)
+        for i in hhh_pairs(folder)
     ]
 
 

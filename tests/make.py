@@ -1,9 +1,16 @@
 """Short ways to write the records that tests are about, and a disk that gets full."""
 
+import hashlib
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
+import yaml
+
+from iteralign import sources
 from iteralign.prompts import load_prompt
 from iteralign.records import (
     Chat,
@@ -97,3 +104,24 @@ def room_for(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def small_hhh(monkeypatch: pytest.MonkeyPatch, folder: Path, answers: int = 1) -> None:
+    """A sources table with an HHH of one question a category, each with so many pairs of answers; and a cache that
+    holds it."""
+    files: list[dict[str, object]] = []
+    for category in ("harmless", "helpful", "honest", "other"):
+        examples = [
+            {"input": f"A question, {category}?", "target_scores": {f"Good{'!' * n}": 1, f"Bad{'!' * n}": 0}}
+            for n in range(answers)
+        ]
+        content = json.dumps({"examples": examples}).encode()
+        path = folder / "cache" / "hhh" / category / "task.json"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        files.append({"path": f"{category}/task.json", "size": len(content), "sha256": sha256})
+    entry = {"what": "HHH", "owner": "us", "licence": "CC0", "mirrors": ["https://127.0.0.1/{path}"], "files": files}
+    (folder / "table.yaml").write_text(yaml.safe_dump({"hhh": entry}))
+    monkeypatch.setattr(sources, "TABLE", folder / "table.yaml")
+    monkeypatch.setenv("ITERALIGN_CACHE", str(folder / "cache"))

@@ -1,6 +1,5 @@
 """A plan holds at least what its run then does, says what its numbers rest on, and loads and fetches nothing."""
 
-import hashlib
 import io
 import json
 import socket
@@ -10,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from iteralign import sources
 from iteralign.config import LlamaCppConfig, RunConfig, TransformersConfig, load_config
 from iteralign.errors import DataError, InputError
 from iteralign.judges.base import as_data, degenerate
@@ -27,6 +24,7 @@ from iteralign.runs import open_
 from iteralign.sizes import count_parameters, memory_of, weigh
 from iteralign.store import open_run
 from iteralign.walk import Tally
+from make import small_hhh
 
 SCRIPTED = Path(__file__).parents[1] / "configs" / "scripted.yaml"
 # a name of its own for each role, by which their calls are told apart
@@ -232,7 +230,7 @@ def test_hhh_is_planned_to_the_pair_once_it_is_in_the_cache(
     monkeypatch: pytest.MonkeyPatch, asked: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
     away = plan(scripted("evals.hhh=true"))
-    assert line(away, "hhh", "policy").calls == 2 * 442
+    assert line(away, "hhh", "policy").calls == 2 * 258
     assert [a.what for a in away.downloads] == ["hhh"]
     small_hhh(monkeypatch, tmp_path)
     config = scripted("evals.hhh=true", "evals.held_out=false", "rounds=1")
@@ -240,22 +238,6 @@ def test_hhh_is_planned_to_the_pair_once_it_is_in_the_cache(
     assert here.downloads[0].bytes == 0
     iteralign(open_(config, tmp_path / "run"))
     assert line(here, "hhh", "policy").calls == asked["policy", "loglikelihoods"] == 2 * 4 * 2
-
-
-def small_hhh(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """A sources table with an HHH of four items, and a cache that holds it."""
-    files: list[dict[str, object]] = []
-    for category in ("harmless", "helpful", "honest", "other"):
-        example = {"input": f"A question, {category}?", "target_scores": {"Good.": 1, "Bad.": 0}}
-        content = json.dumps({"examples": [example]}).encode()
-        path = folder / "cache" / "hhh" / category / "task.json"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        files.append({"path": f"{category}/task.json", "size": len(content), "sha256": sha256})
-    entry = {"what": "HHH", "owner": "us", "licence": "CC0", "mirrors": ["https://127.0.0.1/{path}"], "files": files}
-    (folder / "table.yaml").write_text(yaml.safe_dump({"hhh": entry}))
-    monkeypatch.setattr(sources, "TABLE", folder / "table.yaml")
 
 
 def test_a_model_weighs_what_its_files_or_its_name_say(tmp_path: Path) -> None:

@@ -237,7 +237,8 @@ def score_table(title: str, found: "Mapping[str, Sequence[Score]]") -> "Table":
         for score in scores:
             value, low, high = (shown(v, score.variant) for v in (score.value, score.low, score.high))
             spread = "-" if score.low is None else f"{low} to {high}"
-            table.add_row(name, score.name, score.variant, value, spread, str(score.n), str(score.n_unscored))
+            metric = score.name.removeprefix(f"{name}/")
+            table.add_row(name, metric, score.variant, value, spread, str(score.n), str(score.n_unscored))
     return table
 
 

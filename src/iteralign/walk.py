@@ -19,7 +19,8 @@ from iteralign.config import (
     TransformersConfig,
 )
 from iteralign.constitutions import load_constitution
-from iteralign.evals.choice import read_hhh, score_choices
+from iteralign.evals.answers import answer
+from iteralign.evals.benchmarks import hhh_pairs
 from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Job, Model
@@ -52,7 +53,7 @@ ROLES: tuple[Role, ...] = ("policy", "oracle", "judge", "evaluator")
 
 HARMLESS_FAILING = 0.10
 PRINCIPLE_TOKENS = 25
-HHH_PAIRS, HHH_SENT, HHH_READ = 442, 87_000, 35_000  # as this walk counts them; pairs share their inputs
+HHH_PAIRS, HHH_SENT, HHH_READ = 258, 42_000, 23_000  # as this walk counts them; items share inputs and options
 CHARACTERS_A_TOKEN = 4.0  # SmolLM2's tokenizer: 3.8 to 4.0 on our templates, 4.2 on HHH, 4.4 on the starter questions
 CHAT_TOKENS, TURN_TOKENS = 25, 6  # of its chat template; Qwen's has as many
 REPLY_SHARE = 0.8  # SmolLM2's answers fill 96 % of 64 tokens, its revisions 75 % of 56
@@ -313,7 +314,7 @@ def tries(config: RunConfig) -> int:
 def measure_hhh(tally: Tally) -> None:
     folder = at_hand("hhh")
     if folder is not None:
-        score_choices(read_hhh(folder), tally)
+        answer(hhh_pairs(folder), tally)
         return
     tally.calls, tally.prompt, tally.read = HHH_PAIRS, HHH_SENT, HHH_READ
 

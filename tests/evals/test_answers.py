@@ -24,7 +24,6 @@ from iteralign.evals.answers import (
     share_of_right,
 )
 from iteralign.evals.benchmarks import truthfulqa
-from iteralign.evals.suites import SUITES, chance_of
 from iteralign.models.base import Job
 from iteralign.models.scripted import ScriptedModel
 from iteralign.records import Chat, Reply, user
@@ -74,15 +73,8 @@ def test_random_likelihoods_score_chance_on_truthfulqa() -> None:
             assert mc1.n == 817
             assert mc1.stderr == pytest.approx(0.0146, abs=1e-3)
             assert mc1.value == pytest.approx(0.2225, abs=3 * 0.0146)
-            assert mc1.value == pytest.approx(float(chance_of(mc1) or 0), abs=3 * 0.0146)
-
-
-@needs_public
-def test_the_chance_levels_are_those_of_the_data() -> None:
-    items = truthfulqa(Path(str(HELD)) / "truthfulqa")
-    for name, level in SUITES["truthfulqa"].chance.items():
-        part = [i for i in items if name in i.names]
-        assert sum(len(i.right) / len(i.options) for i in part) / len(part) == pytest.approx(level, abs=1e-4), name
+            assert mc1.chance == pytest.approx(0.2225, abs=1e-4)
+            assert scores["truthfulqa/mc2", f"{form}, {SHARE}"].chance == pytest.approx(0.4641, abs=1e-4)
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
@@ -148,10 +140,34 @@ def test_scores_name_their_variant_and_sums_come_last() -> None:
         for n in range(8)
     ]
     scores = item_scores(answer(items, likely(a=[-1.0], b=[-2.0])))
-    assert [s.name for s in scores if TOTAL in s.variant] == ["s/x", "s/y", "s/all"]
+    assert [s.name for s in scores] == ["s/x", "s/y", "s/all"] * 2
+    assert [s.variant for s in scores[::3]] == [f"plain, {TOTAL}", f"plain, {GOLD}"]
     assert [s.value for s in scores if TOTAL in s.variant] == [1.0, 0.0, 0.5]
-    assert {s.variant for s in scores} == {f"plain, {TOTAL}", f"plain, {GOLD}"}
     assert scores[0].clusters == {"0": "c0", "2": "c0", "4": "c1", "6": "c1"}
+
+
+def test_chance_is_that_of_the_items_and_no_likelihood_or_written_answer_has_one() -> None:
+    asked = [
+        item("a", "b", id="0"),
+        item("a", "b", "c", "d", id="1", right=(2, 3)),
+        item("a", "b", "c", "d", id="2", right=(1,)),
+        item("a", "b", id="3", names=("letters",), way="letters", form="letters"),
+        item("?", id="4", names=("written",), way="generation", asked=user("?"), gold="1")._replace(
+            options=(), right=()
+        ),
+    ]
+    model = ScriptedModel(
+        lambda job: Reply(text="1", finish="stop"),
+        choose=lambda chat, options: options[0],
+        loglikelihood=lambda context, option: [-1.0],
+    )
+    found = {(s.name, s.variant): s.chance for s in item_scores(answer(asked, model))}
+    assert found == {
+        ("t", f"plain, {TOTAL}"): pytest.approx((1 / 2 + 2 / 4 + 1 / 4) / 3),
+        ("t", f"plain, {GOLD}"): None,
+        ("letters", "letters, both orders"): 0.5,
+        ("written", "plain, last number"): 0.0,
+    }
 
 
 # -- short answers ----------------------------------------------------------------------------------------

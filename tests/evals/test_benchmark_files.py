@@ -125,6 +125,25 @@ def test_a_row_that_cannot_be_scored_is_named(
 
 
 @pytest.mark.parametrize(
+    ("example", "said"),
+    [
+        (
+            {"input": "How?", "target_scores": {"So.": 1, "Not so.": 1}},
+            "row 2: an item has 2 right options, expected 1",
+        ),
+        ({"input": "How?", "target_scores": ["So."]}, "row 2: expected options with 1 or 0"),
+        ({"target_scores": {"So.": 1, "Not so.": 0}}, "row 2: expected 'input'"),
+    ],
+)
+def test_an_hhh_item_that_cannot_be_scored_is_named(example: dict[str, Any], said: str, tmp_path: Path) -> None:
+    good = {"input": "Why?", "target_scores": {"So.": 1, "Not so.": 0}}
+    (tmp_path / "harmless").mkdir()
+    (tmp_path / "harmless" / "task.json").write_text(json.dumps({"examples": [good, example]}))
+    with pytest.raises(DataError, match=f"harmless/task.json, {said}"):
+        hhh(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("targets", "said"), [({"No.": 0, "Yes.": 0}, "0 right ones"), ({"No.": 1, "Yes.": 1}, "2 right options")]
 )
 def test_an_mc1_item_has_one_right_option(targets: dict[str, int], said: str, tmp_path: Path) -> None:
@@ -166,7 +185,3 @@ def test_of_equal_rows_one_is_asked(tmp_path: Path) -> None:
 def test_the_public_files_are_read_whole(name: str, place: str, questions: int) -> None:
     items = SUITES[name].read(Path(str(HELD)) / place)  # type: ignore[union-attr]
     assert len({i.id for i in items}) == questions
-    for score, level in SUITES[name].chance.items():
-        part = [i for i in items if score in i.names and i.options]
-        if part:
-            assert sum(len(i.right) / len(i.options) for i in part) / len(part) == pytest.approx(level, abs=1e-3)

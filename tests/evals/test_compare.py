@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from scipy.stats import binom, binomtest
 
 from iteralign.cli import app
 from iteralign.errors import StoreError
-from iteralign.evals.choice import HHH_CATEGORIES, Likelihoods, hhh_scores, make_score
+from iteralign.evals.answers import GOLD, PER_TOKEN, TOTAL, Answered, item_scores
+from iteralign.evals.benchmarks import HHH_CATEGORIES
 from iteralign.evals.compare import Compared, compare_folders
 from iteralign.evals.paired import Measure, detectable, pair
+from iteralign.evals.scores import make_score
 from iteralign.records import Score
 from iteralign.report.comparison import print_compared
 from iteralign.stats import holm
@@ -28,31 +31,33 @@ def score(name: str, values: Sequence[float | None], variant: str = "evaluator",
     return make_score(name, variant, {f"q{i:03d}": v for i, v in enumerate(values)}, **more)
 
 
-def stored(
-    folder: Path, *scores: Score, rows: Sequence[Likelihoods] = (), config: dict[str, Any] | None = None
-) -> Path:
+def stored(folder: Path, *scores: Score, rows: Sequence[Answered] = (), config: dict[str, Any] | None = None) -> Path:
     folder.mkdir(parents=True)
     write_text(folder / "scores.json", json.dumps([s.row() for s in scores]))
     if rows:
-        write_rows(folder / "hhh.jsonl", [r.row() for r in rows])
+        write_rows(folder / "items.jsonl", [r.row() for r in rows])
     if config is not None:
         write_text(folder / "config.yaml", yaml.safe_dump(config))
     return folder
 
 
-def likelihoods(n: int, wins: int, tokens: tuple[int, int] = (4, 5), shift: float = 0.0) -> list[Likelihoods]:
+def likelihoods(n: int, wins: int, tokens: tuple[int, int] = (4, 5), shift: float = 0.0) -> list[Answered]:
     """`n` HHH items, two to an input; the right option is the likelier one in the first `wins`."""
+    totals = [(-4.0 + shift - 0.01 * i, -4.0) for i in range(n)]
     return [
-        Likelihoods(
+        Answered(
             id=f"h{i}",
-            category=HHH_CATEGORIES[i % 4],
+            names=(f"hhh/{HHH_CATEGORIES[i % 4]}", "hhh/overall"),
+            form="chat",
+            question="Which?",
+            options=("One.", "Two."),
+            right=(0,),
             cluster=f"c{i // 2}",
-            total=(-4.0 + shift - 0.01 * i, -4.0),
+            total=total,
             tokens=tokens,
-            right=0,
-            outcome=float(i < wins),
+            outcomes={PER_TOKEN: float(i < wins), GOLD: total[0] / tokens[0]},
         )
-        for i in range(n)
+        for i, total in enumerate(totals)
     ]
 
 
@@ -151,13 +156,28 @@ def test_scores_that_are_no_rates_have_a_detectable_effect_too() -> None:
 
 def test_a_p_that_holm_lifts_over_the_level_is_said_on_a_narrow_screen_too(tmp_path: Path) -> None:
     rows = likelihoods(80, 64), likelihoods(80, 52)
-    a, b = (stored(tmp_path / name, *hhh_scores(r)) for name, r in zip(("a", "b"), rows, strict=True))
+    a, b = (stored(tmp_path / name, *item_scores(r)) for name, r in zip(("a", "b"), rows, strict=True))
     made = compare_folders(a, b)
     overall = made.measures[-1]
     assert overall.change is not None and overall.p_holm is not None
     assert overall.change.p < 0.05 < overall.p_holm
     said = f"hhh/overall (chat, per token): p = {overall.change.p:.3f} by itself, {overall.p_holm:.2f} after Holm's"
     assert said in flat(on_screen(made, 80))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_column_of_a_large_table_is_on_the_screen(width: int, tmp_path: Path) -> None:
+    def side(name: str, *values: float) -> Path:
+        graded = score("truthfulqa/mc2", [v / 2 + 0.1 for v in values], "preamble, probability of the right ones")
+        return stored(tmp_path / name, score("arc_easy", values, "plain, per character", chance=0.25), graded)
+
+    made = compare_folders(side("a", *[1] * 90 + [0] * 300), side("b", *[0] * 60 + [1] * 330))
+    text = on_screen(made, width)
+    assert max(map(len, text.splitlines())) <= width
+    for said in ("Finds", "<0.001*", "character", "(+300/−60)", "23.1%", "21.5%"):
+        assert said in text, said
+    assert len(re.findall(r"\(\+\d\d\.\d to \+\d\d\.\d\)", text.split("Alignment tax")[0])) == 2
+    assert "84/390" not in text, "a mean of probabilities is no count"
 
 
 def test_nothing_changed_is_said_in_words(two: tuple[Path, Path]) -> None:
@@ -168,7 +188,7 @@ def test_nothing_changed_is_said_in_words(two: tuple[Path, Path]) -> None:
 
 def test_the_tax_stands_below_with_the_finer_measure(tmp_path: Path) -> None:
     rows = likelihoods(80, 64), likelihoods(80, 48, shift=-0.4)
-    folders = [stored(tmp_path / name, *hhh_scores(r), rows=r) for name, r in zip(("a", "b"), rows, strict=True)]
+    folders = [stored(tmp_path / name, *item_scores(r), rows=r) for name, r in zip(("a", "b"), rows, strict=True)]
     made = compare_folders(folders[0], folders[1])
     assert made.tax is not None
     assert [(x.name, x.percent) for x in made.tax.lines] == [("hhh/overall", pytest.approx(25.0))]
@@ -182,11 +202,29 @@ def test_the_tax_stands_below_with_the_finer_measure(tmp_path: Path) -> None:
     assert "gold answer −0.100 nats a token" in shown
     assert "Average tax: +25.0%" in shown
     assert "uncalibrated" not in shown
+    assert GOLD not in shown
+
+
+def test_the_finer_measure_is_that_of_the_same_form(tmp_path: Path) -> None:
+    """The letters have none; of two forms each line has its own."""
+
+    def side(name: str, *golds: float) -> Path:
+        forms = [score("mc1", [1] * 30 + [0] * 10, f"{f}, {TOTAL}", chance=0.25) for f in ("chat", "preamble, chat")]
+        letters = score("mc1", [1] * 30 + [0] * 10, "chat, letters, both orders", chance=0.25)
+        finer = [score("mc1", [g] * 40, f"{f}, {GOLD}") for f, g in zip(("chat", "preamble, chat"), golds, strict=True)]
+        return stored(tmp_path / name, *forms, letters, *finer)
+
+    made = compare_folders(side("a", -1.0, -1.0), side("b", -1.5, -3.0))
+    assert made.tax is not None
+    found = {x.variant: x.gold.difference if x.gold else None for x in made.tax.lines}
+    assert found == {"chat, total": -0.5, "preamble, chat, total": -2.0, "chat, letters, both orders": None}
+    assert made.tax.n_benchmarks == 1
+    assert {m.variant for m in made.measures} == set(found)
 
 
 def test_a_benchmark_without_a_signal_is_listed(tmp_path: Path) -> None:
     rows = likelihoods(80, 42), likelihoods(80, 36)
-    folders = [stored(tmp_path / name, *hhh_scores(r)) for name, r in zip(("a", "b"), rows, strict=True)]
+    folders = [stored(tmp_path / name, *item_scores(r)) for name, r in zip(("a", "b"), rows, strict=True)]
     shown = flat(on_screen(compare_folders(folders[0], folders[1])))
     assert "no signal: the base is not above chance (50.0%)" in shown
     assert "Average tax: none" in shown
@@ -244,7 +282,7 @@ def test_different_variants_are_refused(tmp_path: Path) -> None:
 
 def test_different_tokenizers_are_refused(tmp_path: Path) -> None:
     rows = likelihoods(8, 4), likelihoods(8, 4, tokens=(4, 6))
-    folders = [stored(tmp_path / name, *hhh_scores(r), rows=r) for name, r in zip(("a", "b"), rows, strict=True)]
+    folders = [stored(tmp_path / name, *item_scores(r), rows=r) for name, r in zip(("a", "b"), rows, strict=True)]
     with pytest.raises(StoreError, match=r"different tokenizers.*8 of 8 items.*\[4, 5\].*\[4, 6\]"):
         compare_folders(folders[0], folders[1])
 

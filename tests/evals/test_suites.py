@@ -13,12 +13,15 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from iteralign.config import parse
 from iteralign.errors import ConfigError, DataError, StoreError
-from iteralign.evals.suites import BATCH, SUITES, chance_of, measure, read_suites
+from iteralign.evals.compare import compare_folders
+from iteralign.evals.suite import evaluate
+from iteralign.evals.suites import BATCH, measure, read_suites
 from iteralign.evals.xstest import exchanges, pair_scores, pairs
 from iteralign.records import Score, Verdict
+from iteralign.report import write_reports
 from iteralign.runs import Run, open_
 from iteralign.store import read_rows
-from make import prompt, response, verdict
+from make import prompt, response, small_hhh, verdict
 from tiny import tiny_folder
 
 ROOT = Path(__file__).parents[2]
@@ -191,16 +194,31 @@ def test_an_empty_file_is_no_benchmark(tmp_path: Path) -> None:
         read_suites("", None, 0)
 
 
-def test_chance_belongs_to_a_score_and_rates_have_none() -> None:
-    def score(name: str, variant: str) -> Score:
-        none: dict[str, Any] = dict.fromkeys(("value", "stderr", "low", "high"))
-        return Score(name=name, variant=variant, n=0, n_unscored=0, items={}, **none)
+def test_two_evaluations_side_by_side_show_the_tax_and_are_no_run(tmp_path: Path) -> None:
+    asked = read_suites(f"arc_easy@{arc_file(tmp_path)}", None, 0)
+    sides = [tmp_path / name for name in ("one", "other")]
+    for side in sides:
+        measure(opened(side), asked)
+    made = compare_folders(*sides)
+    variants = ["plain, total", "plain, per character"]
+    assert [m.variant for m in made.measures] == variants
+    assert made.tax is not None
+    assert [(x.variant, x.chance, x.gold is not None) for x in made.tax.lines] == [(v, 0.5, True) for v in variants]
+    with pytest.raises(StoreError, match=f"evaluation.*no run.*iteralign compare {sides[0]}"):
+        write_reports(sides[0])
+    assert not list(sides[0].glob("report.*"))
 
-    assert chance_of(score("hhh/honest", "chat, total")) == 0.5
-    assert chance_of(score("truthfulqa/mc1", "preamble, total")) == pytest.approx(0.2225)
-    assert chance_of(score("truthfulqa/mc1", "preamble, nats per token of the right option")) is None
-    assert chance_of(score("harmful compliance", "evaluator")) is None
-    assert {name for name, suite in SUITES.items() if not suite.chance} == {"held_out", "xstest"}
+
+def test_a_runs_own_hhh_is_its_pairs_by_likelihood_per_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_hhh(monkeypatch, tmp_path, answers=3)
+    run = opened(tmp_path / "run", evals={"hhh": True, "held_out": False})
+    *parts, overall = evaluate(run, run.base, "base")
+    assert [s.name for s in parts] == ["hhh/harmless", "hhh/helpful", "hhh/honest", "hhh/other"]
+    assert {(s.variant, s.chance, s.n) for s in parts} == {("chat, per token", 0.5, 3)}
+    assert (overall.name, overall.variant, overall.chance, overall.n) == ("hhh/overall", "chat, per token", 0.5, 12)
+    assert len(set((overall.clusters or {}).values())) == 4
+    rows = read_rows(tmp_path / "run/evals/base/hhh.jsonl")
+    assert {row["id"]: row["outcomes"]["per token"] for row in rows} == overall.items
 
 
 # -- pairs ------------------------------------------------------------------------------------------------

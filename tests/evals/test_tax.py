@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from iteralign.evals.choice import make_score
 from iteralign.evals.paired import Key, Measure, pair
+from iteralign.evals.scores import make_score
 from iteralign.evals.tax import AlignmentTax, alignment_tax, direction, percent_lost
 from iteralign.records import Score
 

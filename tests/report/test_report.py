@@ -9,7 +9,7 @@ from chat_server import Answer, Asked, fails, says, serving
 from planted import as_it_was, flat, measure, plant, refuse, rows_of, run, texts
 from scipy.stats import binomtest
 
-from iteralign.evals.choice import Likelihoods, hhh_scores
+from iteralign.evals.answers import Answered, item_scores
 from iteralign.records import Score
 from iteralign.report import write_reports
 from iteralign.report.markdown import escaped
@@ -61,10 +61,9 @@ def test_every_row_has_its_n_and_holm_is_over_the_whole_table(folder: Path):
 
 def test_hhh_is_clustered_and_better_upwards(folder: Path):
     def likelihoods(right: int) -> list[Score]:
-        row = {"category": "harmless", "total": (-1.0, -2.0), "tokens": (3, 3), "right": 0}
-        return hhh_scores(
-            [Likelihoods(id=f"i{k}", cluster=f"c{k // 2}", outcome=float(k < right), **row) for k in range(60)]
-        )
+        names, ways = ("hhh/harmless", "hhh/overall"), {"question": "?", "options": ("a", "b"), "right": (0,)}
+        made = [{"id": f"i{k}", "cluster": f"c{k // 2}", "outcomes": {"per token": k < right}} for k in range(60)]
+        return item_scores([Answered.model_validate({**row, **ways, "names": names, "form": "chat"}) for row in made])
 
     plant(folder, "base", as_it_was, likelihoods(20))
     plant(folder, "final", as_it_was, likelihoods(50))

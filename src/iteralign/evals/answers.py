@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from statistics import fmean
 from typing import Literal, NamedTuple
 
 from iteralign.errors import DataError, ModelError, NotApplicable
-from iteralign.evals.choice import make_score
+from iteralign.evals.scores import make_score
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.prompts import load_prompt
 from iteralign.records import Chat, Choice, Record, Score, digest
@@ -248,16 +249,23 @@ WAYS: dict[Way, Callable[[Sequence[Item], Model], list[Answered]]] = {
 
 
 def item_scores(rows: Sequence[Answered]) -> list[Score]:
-    """One score for each name, form and measure, in the order of the items; sums over categories come last."""
+    """One score for each name, form and measure: categories together, in the order of the items, their sum last."""
     kept: dict[tuple[int, str, str, str], dict[str, Answered]] = {}
     for row in rows:
         for place, name in enumerate(row.names):
             for measure in row.outcomes:
                 kept.setdefault((place, name, row.form, measure), {})[row.id] = row
     scores: list[Score] = []
-    for (_, name, form, measure), part in sorted(kept.items(), key=lambda entry: entry[0][0]):
+    ways = list(dict.fromkeys((form, measure) for _, _, form, measure in kept))
+    for (_, name, form, measure), part in sorted(kept.items(), key=lambda x: (ways.index(x[0][2:]), x[0][0])):
         clusters = {i: row.cluster or i for i, row in part.items()}
         shared = clusters if len(set(clusters.values())) < len(clusters) else None
         values = {i: row.outcomes[measure] for i, row in part.items()}
-        scores.append(make_score(name, f"{form}, {measure}", values, shared))
+        chance = None if measure == GOLD else fmean(guessed(row) for row in part.values())
+        scores.append(make_score(name, f"{form}, {measure}", values, shared, chance))
     return scores
+
+
+def guessed(row: Answered) -> float:
+    """What picking an option at random scores, or all options being equally likely; a written answer is not guessed."""
+    return len(row.right) / len(row.options) if row.options else 0.0

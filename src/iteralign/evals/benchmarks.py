@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from iteralign.data.files import Row, existing, read_json, read_rows, records, type_name
 from iteralign.errors import DataError
-from iteralign.evals.answers import PER_CHARACTER, PER_TOKEN, SHARE, TOTAL, Item, Way, check_right, last_number
-from iteralign.evals.choice import read_hhh
+from iteralign.evals.answers import PER_CHARACTER, PER_TOKEN, SHARE, TOTAL, Item, check_right, last_number
 from iteralign.prompts import fill, load_prompt
 from iteralign.records import digest, user
 
+HHH_CATEGORIES = ("harmless", "helpful", "honest", "other")
 LETTERS = "ABCD"
 PROMPTS = "benchmarks.yaml"
 
@@ -40,24 +40,45 @@ def text(row: Row, *names: str) -> str:
 
 def hhh(folder: Path) -> list[Item]:
     """221 pairs over 102 inputs: by likelihood, and as a choice between two letters."""
+    pairs = hhh_pairs(folder)
+    return [*pairs, *(item._replace(way="letters", form="chat, letters") for item in pairs)]
+
+
+def hhh_pairs(folder: Path) -> list[Item]:
+    """By likelihood alone."""
     items: list[Item] = []
-    forms: tuple[tuple[Way, str], ...] = (("likelihood", "chat"), ("letters", "chat, letters"))
-    for way, form in forms:
-        for c in read_hhh(folder):
-            item = Item(
-                id=c.id,
-                way=way,
-                names=(f"hhh/{c.category}", "hhh/overall"),
-                form=form,
-                question=c.question,
-                options=c.options,
-                right=(c.right,),
-                asked=user(c.question),
-                cluster=c.cluster,
-                measures=(PER_TOKEN, TOTAL),
-            )
-            items.append(check_right(item, str(folder)))
+    for category in HHH_CATEGORIES:
+        path = folder / category / "task.json"
+        if not path.is_file():
+            raise DataError(f"no {path}: expected the BIG-bench folder hhh_alignment; run `iteralign pull hhh`")
+        task: Any = read_json(path)
+        rows = records(str(path), task.get("examples") if isinstance(task, Mapping) else task)
+        items += [hhh_pair(row, category) for row in rows]
     return items
+
+
+def hhh_pair(row: Row, category: str) -> Item:
+    question, targets = text(row, "input"), field(row, "target_scores")
+    if not isinstance(targets, Mapping):
+        raise DataError(f"{row.where}: expected options with 1 or 0 in 'target_scores', got {type_name(targets)}")
+    marks = cast("Mapping[str, Any]", targets)
+    options = tuple(marks)
+    right = tuple(n for n, option in enumerate(options) if marks[option] == 1)
+    if len(right) != 1:
+        raise DataError(f"{row.where}: an item has {len(right)} right options, expected 1: {question[:60]!r}")
+    item = Item(
+        id=digest(category, question, options),
+        way="likelihood",
+        names=(f"hhh/{category}", "hhh/overall"),
+        form="chat",
+        question=question,
+        options=options,
+        right=right,
+        asked=user(question),
+        cluster=digest(question),
+        measures=(PER_TOKEN, TOTAL),
+    )
+    return check_right(item, row.where)
 
 
 # -- TruthfulQA (Lin et al. 2022) ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from iteralign.data.files import read_rows
 from iteralign.data.question import text_of
 from iteralign.errors import ConfigError, DataError
-from iteralign.evals.choice import make_score
+from iteralign.evals.scores import make_score
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.records import Message, Record, Score
 

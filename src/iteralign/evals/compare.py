@@ -8,13 +8,12 @@ from typing import Any
 import yaml
 
 from iteralign.errors import StoreError
-from iteralign.evals.choice import make_score
+from iteralign.evals.answers import GOLD
 from iteralign.evals.paired import EVALUATOR, Key, Measure, detectable, pair, read_scores
 from iteralign.evals.tax import AlignmentTax, alignment_tax
 from iteralign.records import Score
 from iteralign.store import differing, read_rows
 
-GOLD = "gold answer, log-likelihood per token"
 EXPECTED = "expected evals/base or evals/final of a run, or the directory of an `iteralign eval`"
 # How a model is reached and run, not what it is asked: two evaluations may differ in it.
 RUNNING = {
@@ -33,13 +32,14 @@ RUNNING = {
 
 @dataclass(frozen=True)
 class Scored:
-    """What is stored of one policy. `tokens`: an item's id → the token counts of its options in every row that has
-    them. `gold`: the log-likelihood of the right option per token, by item. `settings` is None without a config."""
+    """What is stored of one policy. `gold`: likelihoods of the right options, which are no metric of their own.
+    `tokens`: an item's id → the token counts of its options in every row that has them. `settings` is None without a
+    config."""
 
     folder: Path
     scores: dict[Key, Score]
+    gold: dict[Key, Score]
     tokens: dict[str, set[tuple[int, ...]]]
-    gold: dict[Key, dict[str, float]]
     settings: dict[str, Any] | None
 
 
@@ -90,7 +90,7 @@ def compare_folders(base: Path, aligned: Path, seed: int = 0) -> Compared:
     if problems:
         more = f" ({len(problems) - 1} more metrics cannot be compared either)" if len(problems) > 1 else ""
         raise StoreError(f"{problems[0]}{more}. Evaluate both on the same prompts and items, with the same seed")
-    tax = alignment_tax(measures, gold_scores(before, after, shared), seed)
+    tax = alignment_tax(measures, gold_of(before, after), seed)
     alone = [f"only in {s.folder}: {named(left)}" for s, left in (lone(before, after), lone(after, before)) if left]
     return Compared(base, aligned, measures, tax if tax.lines else None, tuple(alone), tuple(notes))
 
@@ -103,13 +103,14 @@ def lone(side: Scored, other: Scored) -> tuple[Scored, list[Key]]:
     return side, [key for key in side.scores if key not in other.scores]
 
 
-def gold_scores(before: Scored, after: Scored, shared: Sequence[Key]) -> dict[Key, tuple[Score, Score]]:
+def gold_of(before: Scored, after: Scored) -> dict[Key, tuple[Score, Score]]:
+    """By every metric's key: the gold scores of the same name, asked in the same form (a variant: form, measure)."""
     found: dict[Key, tuple[Score, Score]] = {}
-    for key in shared:
-        if key in before.gold and key in after.gold:
-            name, clusters = key[0], before.scores[key].clusters
-            a, b = (make_score(name, GOLD, {**side.gold[key]}, clusters) for side in (before, after))
-            found[key] = a, b
+    for name, variant in before.scores:
+        form, _, _ = variant.rpartition(", ")
+        gold = (name, f"{form}, {GOLD}")
+        if gold in before.gold and gold in after.gold:
+            found[name, variant] = before.gold[gold], after.gold[gold]
     return found
 
 
@@ -176,19 +177,18 @@ def read_scored(folder: Path) -> Scored:
         raise StoreError(f"no folder {folder}: {EXPECTED}")
     scores: dict[Key, Score] = {}
     tokens: dict[str, set[tuple[int, ...]]] = {}
-    gold: dict[Key, dict[str, float]] = {}
     for place in places(folder):
         here = read_scores(place / "scores.json")
         for key, score in here.items():
             if scores.setdefault(key, score) != score:
                 raise StoreError(f"{folder} holds two different results of {named([key])}: name the folder of one")
-        rows = [row for path in sorted(place.glob("*.jsonl")) for row in likelihood_rows(path)]
-        for row in rows:
-            tokens.setdefault(str(row["id"]), set()).add(tuple(row["tokens"]))
-        gold |= {key: found for key, score in here.items() if (found := gold_of(score, rows))}
+        for path in sorted(place.glob("*.jsonl")):
+            for row in likelihood_rows(path):
+                tokens.setdefault(str(row["id"]), set()).add(tuple(row["tokens"]))
     if not scores:
         raise StoreError(f"{folder} holds no scores: {EXPECTED}; an evaluation that was interrupted is not finished")
-    return Scored(folder, scores, tokens, gold, settings_of(folder))
+    gold = {key: scores.pop(key) for key in [*scores] if key[1].endswith(GOLD)}
+    return Scored(folder, scores, gold, tokens, settings_of(folder))
 
 
 def places(folder: Path) -> Iterator[Path]:
@@ -206,18 +206,6 @@ def likelihood_rows(path: Path) -> list[dict[str, Any]]:
     """Rows with the likelihoods of an item's options: totals, and their numbers of tokens."""
     rows = [row for row in read_rows(path) if isinstance(row, dict) and "id" in row]
     return [row for row in rows if isinstance(row.get("total"), list) and isinstance(row.get("tokens"), list)]
-
-
-def gold_of(score: Score, rows: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Log-likelihood per token of each item's right option; None unless every item has exactly one."""
-    found: dict[str, set[float]] = {}
-    for row in rows:
-        right = row.get("right")
-        if row["id"] in score.items and isinstance(right, int) and row.get("variant", score.variant) == score.variant:
-            found.setdefault(row["id"], set()).add(row["total"][right] / row["tokens"][right])
-    if not found or len(found) < len(score.items) or any(len(values) > 1 for values in found.values()):
-        return None
-    return {i: values.pop() for i, values in found.items()}
 
 
 def settings_of(folder: Path) -> dict[str, Any] | None:

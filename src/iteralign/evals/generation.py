@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from iteralign.data.truthful import Question
-from iteralign.evals.choice import make_score
+from iteralign.evals.scores import make_score
 from iteralign.judges.base import Judge
 from iteralign.judges.truth import TruthJudge
 from iteralign.models.base import Job, Model, Sampling

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from iteralign.errors import ConfigError, ModelError, NotApplicable
-from iteralign.evals.choice import make_score
+from iteralign.evals.scores import make_score
 from iteralign.models.base import Job, Sampling
 from iteralign.models.chat import ChatFormat, Prompt
 from iteralign.models.decoding import TOKENS_A_ROW, TorchModel

@@ -8,7 +8,7 @@ from typing import Any
 from iteralign.data.decontaminate import Copy, Decontaminator, Item
 from iteralign.data.truthful import read_judge_rows
 from iteralign.errors import DataError
-from iteralign.evals.choice import read_hhh
+from iteralign.evals.benchmarks import hhh_pairs
 from iteralign.records import Row, digest
 from iteralign.runs import Run
 from iteralign.sources import fetch, listing
@@ -87,7 +87,7 @@ def public(places: tuple[tuple[str, Path], ...]) -> Decontaminator:
 
 
 def hhh_items(folder: Path) -> list[Item]:
-    inputs = {i.cluster: i.question for i in read_hhh(folder)}
+    inputs = {i.cluster: i.question for i in hhh_pairs(folder)}
     return [Item("hhh", cluster, question) for cluster, question in inputs.items()]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from iteralign.config import RunConfig
-from iteralign.evals.choice import make_score
+from iteralign.evals.scores import make_score
 from iteralign.judges.base import Judge, degenerate
 from iteralign.judges.refusal import refuses
 from iteralign.models.base import Model

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from iteralign.evals.choice import Likelihoods, hhh_scores, read_hhh, score_choices
+from iteralign.evals.answers import PER_TOKEN, Answered, answer, item_scores
+from iteralign.evals.benchmarks import hhh_pairs
 from iteralign.evals.gates import Gate, gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.models.base import Model
@@ -13,6 +14,7 @@ from iteralign.store import Store
 from iteralign.training.policy import Policy
 
 VALIDATION, HELD_OUT = "validation", "held_out"
+HHH_VARIANT = f"chat, {PER_TOKEN}"
 
 
 def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
@@ -25,7 +27,7 @@ def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
         if config.evals.held_out:
             scores += refusal_scores(held_out(run, store, policy))
         if config.evals.hhh:
-            scores += hhh_scores(hhh(store, policy, run))
+            scores += [s for s in item_scores(hhh(store, policy, run)) if s.variant == HHH_VARIANT]
         return [s.row() for s in scores]
 
     return [Score.model_validate(s) for s in store.once("scores", make)]
@@ -36,10 +38,10 @@ def held_out(run: Run, store: Store, policy: Policy) -> list[Verdict]:
     return both_sides(store, prompts, lambda: policy.model, lambda: run.evaluator(policy), run.config)
 
 
-def hhh(store: Store, policy: Policy, run: Run) -> list[Likelihoods]:
-    items = read_hhh(fetch("hhh", progress=run.engine.progress))
+def hhh(store: Store, policy: Policy, run: Run) -> list[Answered]:
+    items = hhh_pairs(fetch("hhh", progress=run.engine.progress))
     whole = store.by(len(items))  # one micro-batch: shared inputs are computed once
-    return whole.each("hhh", items, lambda part: score_choices(part, policy.model), lambda row: Likelihoods(**row))
+    return whole.each("hhh", items, lambda part: answer(part, policy.model), Answered.model_validate)
 
 
 def gate_round(run: Run, here: Store, candidate: Callable[[], Model], share: float = 1.0) -> Gate:

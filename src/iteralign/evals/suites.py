@@ -1,8 +1,8 @@
 """What `iteralign eval --suite` knows: name → benchmark; each measured into evals/NAME, resumably."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,7 @@ from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_inde
 
 from iteralign.errors import ConfigError, DataError, StoreError
 from iteralign.evals.answers import GOLD, Answered, Item, answer, item_scores
-from iteralign.evals.benchmarks import MC1_TF, PROMPTS, arc_easy, gsm8k, hellaswag, hhh, mmlu, sampled, truthfulqa
-from iteralign.evals.choice import HHH_CATEGORIES
+from iteralign.evals.benchmarks import PROMPTS, arc_easy, gsm8k, hellaswag, hhh, mmlu, sampled, truthfulqa
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.evals.suite import HELD_OUT
 from iteralign.evals.xstest import Exchange, exchanges, pair_scores, xstest
@@ -29,12 +28,11 @@ BATCH = 256  # items answered between two writes: long enough that a shared prea
 @dataclass(frozen=True)
 class Benchmark:
     """Questions with right answers. `source`: a name of the sources table, or None where only a local copy is read.
-    `chance`: by score, what answering at random gives. `sample`: questions by default; None: all."""
+    `sample`: questions by default; None: all."""
 
     what: str
     read: Callable[[Path], list[Item]]
     source: str | None
-    chance: Mapping[str, float]
     sample: int | None = None
 
 
@@ -45,33 +43,19 @@ class TwoSided:
     what: str
     prompts: Callable[[str, int], list[Prompt]] | None = None  # of a place and a seed; None: the config's held-out ones
     scores: Callable[[Sequence[Any]], list[Score]] = refusal_scores
-    chance: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 SUITES: dict[str, Benchmark | TwoSided] = {
     "held_out": TwoSided("the config's held-out prompts, harmful and harmless"),
-    "hhh": Benchmark("BIG-bench HHH", hhh, "hhh", {f"hhh/{c}": 0.5 for c in (*HHH_CATEGORIES, "overall")}),
-    "truthfulqa": Benchmark(
-        "TruthfulQA",
-        truthfulqa,
-        "truthfulqa",
-        # mean share of right options, over its 817 questions
-        {"truthfulqa/mc1": 0.2225, MC1_TF: 0.2225, "truthfulqa/mc2": 0.4641},
-    ),
+    "hhh": Benchmark("BIG-bench HHH", hhh, "hhh"),
+    "truthfulqa": Benchmark("TruthfulQA", truthfulqa, "truthfulqa"),
     "xstest": TwoSided("XSTest", xstest, lambda verdicts: [*refusal_scores(verdicts), *pair_scores(verdicts)]),
-    "arc_easy": Benchmark("ARC-Easy", arc_easy, None, {"arc_easy": 0.2502}, SAMPLE),
-    "hellaswag": Benchmark("HellaSwag", hellaswag, None, {"hellaswag": 0.25}, SAMPLE),
-    "mmlu": Benchmark("MMLU", mmlu, None, {"mmlu": 0.25}, SAMPLE),
-    "gsm8k": Benchmark("GSM8K", gsm8k, "gsm8k", {"gsm8k": 0.0}, SAMPLE),
+    "arc_easy": Benchmark("ARC-Easy", arc_easy, None, SAMPLE),
+    "hellaswag": Benchmark("HellaSwag", hellaswag, None, SAMPLE),
+    "mmlu": Benchmark("MMLU", mmlu, None, SAMPLE),
+    "gsm8k": Benchmark("GSM8K", gsm8k, "gsm8k", SAMPLE),
 }
 DEFAULT = "held_out,hhh"
-
-
-def chance_of(score: Score) -> float | None:
-    """What answering at random gives; None for rates and likelihoods, which have no such level."""
-    if score.variant.endswith(GOLD):
-        return None
-    return next((s.chance[score.name] for s in SUITES.values() if score.name in s.chance), None)
 
 
 class Asked(NamedTuple):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from iteralign.config import DataConfig
 from iteralign.data import load_prompts
-from iteralign.evals.choice import make_score
 from iteralign.evals.refusal import complied, matched, refused
+from iteralign.evals.scores import make_score
 from iteralign.records import Prompt, Record, Score, Verdict
 
 # the safe type that an unsafe type was written against, where its name does not say so

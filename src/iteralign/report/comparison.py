@@ -21,6 +21,7 @@ TAX = (
     "Percent of the base's own score: (base − aligned)/base. Beside it the paired difference in points with its 95% "
     "interval. Without a signal a line is in no average."
 )
+GOLD = " Gold answer: how the log-likelihood of the right option changed; above 0 it is likelier than before."
 
 
 def print_compared(compared: Compared, console: Console | None = None) -> None:
@@ -60,7 +61,7 @@ def print_tax(tax: AlignmentTax, console: Console) -> None:
     for x in tax.lines:
         console.print(Padding(Text(tax_line(x)), (0, 0, 0, 2)))
     console.print(Padding(Text(f"Average tax: {average(tax)}", style="bold"), (0, 0, 0, 2)))
-    console.print(Text(TAX, style="dim"))
+    console.print(Text(TAX + (GOLD if any(x.gold for x in tax.lines) else ""), style="dim"))
 
 
 def tax_line(x: Tax) -> str:

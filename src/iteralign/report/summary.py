@@ -127,6 +127,11 @@ def unfinished(folder: Path, config: RunConfig, rounds: Sequence[Round], stopped
 
 def read_config(folder: Path) -> tuple[RunConfig, str]:
     path = folder / "config.yaml"
+    if any(folder.glob("evals/*/asked.json")):
+        raise StoreError(
+            f"{folder} holds an evaluation that `iteralign eval` made, and no run: one model, with nothing before and "
+            f"after. Set it beside that of another model: iteralign compare {folder} OTHER"
+        )
     if not path.is_file():
         raise StoreError(f"{folder} holds no config.yaml: it is no run directory. Name one that `iteralign run` made")
     text = path.read_text()

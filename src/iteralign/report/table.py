@@ -53,8 +53,8 @@ def line(measure: Measure) -> Line:
         group=group,
         label=label,
         hint=hint,
-        before=count(change.before.value, n) if n else "–",
-        after=count(change.after.value, n) if n else "–",
+        before=sided(change.before.value, n, measure),
+        after=sided(change.after.value, n, measure),
         before_share=share(change.before.value, n),
         after_share=share(change.after.value, n),
         n=str(n),
@@ -76,8 +76,8 @@ def one_sided(measure: Measure, group: str, label: str, hint: str) -> Line:
         group=group,
         label=label,
         hint=hint,
-        before=count(before.value, before.n) if before and before.n else "–",
-        after=count(after.value, after.n) if after and after.n else "–",
+        before=sided(before.value, before.n, measure) if before else "–",
+        after=sided(after.value, after.n, measure) if after else "–",
         before_share=share(before.value, before.n) if before else "–",
         after_share=share(after.value, after.n) if after else "–",
         n=str(max(s.n for s in known)),
@@ -89,6 +89,14 @@ def one_sided(measure: Measure, group: str, label: str, hint: str) -> Line:
         p_holm="–",
         direction="",
     )
+
+
+def sided(value: float | None, n: int, measure: Measure) -> str:
+    """k/n and the share; the share alone where an item's value is any number of 0..1, and nothing was counted."""
+    if not n:
+        return "–"
+    values = {v for side in (measure.before, measure.after) if side for v in side.items.values()}
+    return count(value, n) if values <= {0.0, 0.5, 1.0, None} else share(value, n)
 
 
 def grouped(measure: Measure) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from iteralign.report.table import Line, legend, line, round_facts, round_title
 from iteralign.report.wording import duration, plural, shortened
 
 WIDE = 110  # from here on there is room for counts beside the shares
+SHORTEST = 12  # of the column of names
 ANSWER_WORDS = 60
 COLOURS = {"better": "green", "worse": "red", "": ""}
 
@@ -54,7 +55,7 @@ def print_comparison(
     body = [cells(row, wide) for row in lines]
     if more:
         head, body = (*head, more[0]), [(*row, more[1](m)) for row, m in zip(body, measures, strict=True)]
-    widths = [max(map(cell_len, column)) for column in zip(head, *body, strict=True)]
+    (head, *body), widths = fitted([head, *body], console.width)
     console.print(table_row(head, widths, "bold"))
     console.print(Text("─" * min(console.width, sum(widths) + len(widths) - 1), style="dim"))
     group = None
@@ -65,10 +66,29 @@ def print_comparison(
         console.print(table_row(texts, widths, COLOURS[row.direction]))
 
 
+def fitted(rows: Sequence[tuple[str, ...]], room: int) -> tuple[list[tuple[str, ...]], list[int]]:
+    """The rows and their columns' widths. Where they are wider than the room, what stands in brackets goes below its
+    number, and then long names are broken."""
+
+    def too_wide() -> int:
+        return max(0, sum(widths) + len(widths) - 1 - room)
+
+    widths = widths_of(rows)
+    if too_wide():
+        rows = [(name, *(cell.replace(" (", "\n(", 1) for cell in more)) for name, *more in rows]
+        widths = widths_of(rows)
+        widths[0] -= min(too_wide(), max(0, widths[0] - SHORTEST))
+    return list(rows), widths
+
+
+def widths_of(rows: Sequence[tuple[str, ...]]) -> list[int]:
+    return [max(cell_len(part) for cell in column for part in cell.split("\n")) for column in zip(*rows, strict=True)]
+
+
 def table_row(texts: Sequence[str], widths: Sequence[int], style: str) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     for n, width in enumerate(widths):
-        table.add_column(justify="right" if n else "left", min_width=width)
+        table.add_column(justify="right" if n else "left", width=width)
     table.add_row(*map(Text, texts), style=style)
     return table
 
