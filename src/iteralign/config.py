@@ -195,8 +195,8 @@ class LoraConfig(Section):
 class SFTConfig(Section):
     """`harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
 
-    `reply_tokens`: own replies are learnt up to this length only. Whether an answer declines shows in its
-    first tokens; the rest of it is what the policy says anyway, and costs time.
+    `reply_tokens`, `revision_tokens`: own replies and revisions are learnt up to this length only. Whether an answer
+    declines shows in its first tokens; learning more of it costs time, and what a small model knows besides.
     `max_length`: tokens of prompt and answer together, of an encoder-decoder each.
     """
 
@@ -212,6 +212,7 @@ class SFTConfig(Section):
     rows: Literal["round", "pool"] = "round"
     harmless_share: float = Field(default=0.5, ge=0, lt=1)
     reply_tokens: int | None = Field(default=None, ge=1)
+    revision_tokens: int | None = Field(default=None, ge=1)
     min_rows: int = Field(default=1, ge=1)
     lora: LoraConfig | None = None
 

@@ -138,6 +138,14 @@ def test_own_replies_are_learnt_up_to_their_limit_and_revisions_whole() -> None:
     assert revision["labels"][-1] == CHAT.tokenizer.eos_token_id
 
 
+def test_revisions_have_a_limit_of_their_own() -> None:
+    text = "Sow them in spring and water them often."
+    reply = reply_row(verdict(response("How?", text)), round=0)
+    own, revision = encode([reply, row(text)], CHAT, 512, revision_tokens=3).rows
+    assert own["labels"][-1] == CHAT.tokenizer.eos_token_id
+    assert [t for t in revision["labels"] if t != -100] == CHAT.encode_text(text, special=False)[:3]
+
+
 # -- rows that are too long -----------------------------------------------------------------------------
 
 

@@ -83,18 +83,23 @@ class Encoded(NamedTuple):
     rejected: int
 
 
-def encode(rows: Sequence[Row], form: ChatFormat, max_length: int, reply_tokens: int | None = None) -> Encoded:
+def encode(
+    rows: Sequence[Row],
+    form: ChatFormat,
+    max_length: int,
+    reply_tokens: int | None = None,
+    revision_tokens: int | None = None,
+) -> Encoded:
     """Tokenised rows of at most `max_length` tokens each (of an encoder-decoder: prompt and answer each); the
-    policy's own replies are learnt up to `reply_tokens`, and one that is cut there or was cut before does not
-    teach an end."""
+    policy's own replies are learnt up to `reply_tokens`, revisions up to `revision_tokens`, and an answer that is
+    cut there or was cut before does not teach an end."""
     kept: list[dict[str, Any]] = []
     cut = 0
     for row in rows:
         answer = form.answer(row.answer)
         if row.ended:
             answer += form.end_ids
-        if row.origin == "reply" and reply_tokens is not None:
-            answer = answer[:reply_tokens]
+        answer = answer[: reply_tokens if row.origin == "reply" else revision_tokens]
         room = max_length - len(answer)
         chat, shortened = fit(row.chat, form, max_length if form.encoder_decoder and room >= 0 else room)
         if chat is None:

@@ -68,7 +68,7 @@ def sft(
 
     `start` is what `load_weights` reads: a checkpoint folder, or the base's own source.
     """
-    encoded = encode(rows, engine.format, config.max_length, config.reply_tokens)
+    encoded = encode(rows, engine.format, config.max_length, config.reply_tokens, config.revision_tokens)
     if not encoded.rows:
         raise ModelError(
             f"all {len(rows)} training rows are longer than sft.max_length {config.max_length} tokens: raise it"
