@@ -354,7 +354,7 @@ def parse(tree: Mapping[str, Any], where: str) -> RunConfig:
 def describe(error: Any, tree: Mapping[str, Any]) -> str:
     """One line for one pydantic error; an unknown key names the nearest known one."""
     location = [str(p) for p in error["loc"]]
-    dotted = ".".join(p for p in location if p not in UNION_TAGS)
+    dotted = ".".join(p for p in location if p not in _TAGGED)
     if error["type"] != "extra_forbidden":
         came = "" if error["type"] == "missing" else f" (got {error['input']!r})" if is_plain(error["input"]) else ""
         return f"{dotted or 'config'}: {error['msg'].removeprefix('Value error, ')}{came}"
@@ -364,7 +364,6 @@ def describe(error: Any, tree: Mapping[str, Any]) -> str:
     return f"unknown key {dotted!r}; {hint}"
 
 
-UNION_TAGS = {"transformers", "llama_cpp", "openai", "scripted", "self", "rubric", "paper"}
 _TAGGED: dict[str, type[Section]] = {
     "transformers": TransformersConfig,
     "llama_cpp": LlamaCppConfig,
