@@ -199,7 +199,7 @@ def test_two_evaluations_side_by_side_show_the_tax_and_are_no_run(tmp_path: Path
     sides = [tmp_path / name for name in ("one", "other")]
     for side in sides:
         measure(opened(side), asked)
-    made = compare_folders(*sides)
+    made = compare_folders(sides[0], sides[1])
     variants = ["plain, total", "plain, per character"]
     assert [m.variant for m in made.measures] == variants
     assert made.tax is not None

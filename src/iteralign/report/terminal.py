@@ -89,7 +89,9 @@ def table_row(texts: Sequence[str], widths: Sequence[int], style: str) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     for n, width in enumerate(widths):
         table.add_column(justify="right" if n else "left", width=width)
-    table.add_row(*map(Text, texts), style=style)
+    name, *more = texts
+    indent = len(name) - len(name.lstrip())  # kept where a name is broken
+    table.add_row(Padding(Text(name.lstrip()), (0, 0, 0, indent)), *map(Text, more), style=style)
     return table
 
 
