@@ -175,7 +175,8 @@ def eval_(
         str,
         typer.Option(
             metavar="NAME,…",
-            help="held_out, hhh, truthfulqa, xstest, arc_easy, hellaswag, mmlu, gsm8k; NAME@PATH reads a copy at hand",
+            help="held_out, hhh, truthfulqa, truthfulqa_generation, xstest, arc_easy, hellaswag, mmlu, gsm8k, "
+            "humaneval; NAME@PATH reads a copy at hand",
         ),
     ] = "held_out,hhh",
     items: Annotated[
@@ -186,6 +187,13 @@ def eval_(
             show_default="200 of arc_easy, hellaswag, mmlu, gsm8k; all of the others",
         ),
     ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="let humaneval run the programs that the model writes, each confined")
+    ] = False,
+    truth_judge: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="of `judge train-truth`, for truthfulqa_generation")
+    ] = None,
+    info_judge: Annotated[str | None, typer.Option(metavar="FOLDER", help="the same, of informativeness")] = None,
     set_: Sets = [],  # noqa: B006
     run_dir: Annotated[
         Path | None,
@@ -201,6 +209,7 @@ def eval_(
 
     from iteralign.config import load_config
     from iteralign.evals.suites import measure, read_suites
+    from iteralign.evals.written import Allowed
     from iteralign.live import Live
     from iteralign.runs import open_
 
@@ -211,7 +220,8 @@ def eval_(
     settings = load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
     folder = run_dir or Path("runs") / settings.name
     with Live() as live:
-        asked = read_suites(suite, items, settings.seed, Downloads(live))
+        allowed = Allowed(allow_code, truth_judge, info_judge)
+        asked = read_suites(suite, items, settings.seed, Downloads(live), allowed)
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
         try:
             found = measure(opened, asked)

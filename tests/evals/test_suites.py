@@ -16,6 +16,7 @@ from iteralign.errors import ConfigError, DataError, StoreError
 from iteralign.evals.compare import compare_folders
 from iteralign.evals.suite import evaluate
 from iteralign.evals.suites import BATCH, measure, read_suites
+from iteralign.evals.written import Allowed
 from iteralign.evals.xstest import exchanges, pair_scores, pairs
 from iteralign.records import Score, Verdict
 from iteralign.report import write_reports
@@ -261,3 +262,32 @@ def test_an_unjudged_side_leaves_its_pair_unscored() -> None:
     unjudged = verdict(response(prompt("x", "answer", category="homonyms")), "unjudged")
     [apart, *_] = pair_scores([unjudged, told("contrast_homonyms", 0, False)])
     assert (apart.variant, apart.n, apart.n_unscored) == ("evaluator", 0, 1)
+
+
+# -- texts that something else scores ---------------------------------------------------------------------
+
+
+def test_programs_are_run_only_where_the_user_said_so(tmp_path: Path) -> None:
+    path = tmp_path / "HumanEval.jsonl"
+    head = 'def double(x):\n    """Twice x."""\n'
+    test = "def check(candidate):\n    assert candidate(2) == 4\n"
+    path.write_text(json.dumps({"task_id": "t/0", "prompt": head, "entry_point": "double", "test": test}) + "\n")
+    with pytest.raises(ConfigError, match="--allow-code"):
+        read_suites(f"humaneval@{path}", None, 0)
+    asked = read_suites(f"humaneval@{path}", None, 0, allowed=Allowed(code=True))
+    [score] = measure(opened(tmp_path / "run"), asked)["humaneval"]
+    assert (score.name, score.value, score.n) == ("humaneval", 0.0, 1)  # the scripted policy writes prose
+    [row] = read_rows(tmp_path / "run/evals/humaneval/items.jsonl")
+    assert row["passed"] == 0.0 and row["completion"]
+
+
+def test_written_answers_are_judged_by_the_judges_that_the_user_names(tmp_path: Path) -> None:
+    path = tmp_path / "TruthfulQA.csv"
+    path.write_text("Type,Category,Question\nA,Law,What is a law?\nA,Food,What is bread?\nA,Food,What is salt?\n")
+    with pytest.raises(ConfigError, match="--truth-judge and --info-judge"):
+        read_suites(f"truthfulqa_generation@{path}", None, 0)
+    judge = str(tiny_folder(tmp_path / "judge"))
+    asked = read_suites(f"truthfulqa_generation@{path}", 2, 0, allowed=Allowed(False, judge, judge))
+    scores = measure(opened(tmp_path / "run"), asked)["truthfulqa_generation"]
+    assert {s.name.partition("/")[0] for s in scores} == {"truthfulqa"} and len(scores) == 3
+    assert all("uncalibrated" in s.variant and s.n + s.n_unscored == 2 for s in scores)

@@ -277,11 +277,13 @@ def gsm8k_item(row: Row) -> Item:
 
 def sampled(items: Sequence[Item], n: int | None, seed: int) -> list[Item]:
     """All forms of n questions, the same for every model, in the benchmark's order; None: of all."""
-    ids = dict.fromkeys(item.id for item in items)
-    if n is None or n >= len(ids):
-        return list(unique(items))
-    kept = set(sorted(ids, key=lambda i: digest(seed, "sample", i))[:n])
+    kept = drawn([item.id for item in items], n, seed)
     return list(unique(item for item in items if item.id in kept))
+
+
+def drawn(ids: Sequence[str], n: int | None, seed: int) -> set[str]:
+    """n of the questions, the same for every model; None: all."""
+    return set(sorted(set(ids), key=lambda i: digest(seed, "sample", i))[:n])
 
 
 def unique(items: Sequence[Item] | Iterator[Item]) -> Iterator[Item]:

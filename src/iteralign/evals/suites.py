@@ -11,9 +11,10 @@ from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_inde
 
 from iteralign.errors import ConfigError, DataError, StoreError
 from iteralign.evals.answers import GOLD, Answered, Item, answer, item_scores
-from iteralign.evals.benchmarks import PROMPTS, arc_easy, gsm8k, hellaswag, hhh, mmlu, sampled, truthfulqa
+from iteralign.evals.benchmarks import PROMPTS, arc_easy, drawn, gsm8k, hellaswag, hhh, mmlu, sampled, truthfulqa
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.evals.suite import HELD_OUT
+from iteralign.evals.written import NOTHING, WRITTEN, Allowed, Written
 from iteralign.evals.xstest import Exchange, exchanges, pair_scores, xstest
 from iteralign.prompts import load_prompt
 from iteralign.records import Prompt, Score, digest
@@ -45,7 +46,9 @@ class TwoSided:
     scores: Callable[[Sequence[Any]], list[Score]] = refusal_scores
 
 
-SUITES: dict[str, Benchmark | TwoSided] = {
+Suite = Benchmark | TwoSided | Written
+
+SUITES: dict[str, Suite] = {
     "held_out": TwoSided("the config's held-out prompts, harmful and harmless"),
     "hhh": Benchmark("BIG-bench HHH", hhh, "hhh"),
     "truthfulqa": Benchmark("TruthfulQA", truthfulqa, "truthfulqa"),
@@ -54,6 +57,7 @@ SUITES: dict[str, Benchmark | TwoSided] = {
     "hellaswag": Benchmark("HellaSwag", hellaswag, None, SAMPLE),
     "mmlu": Benchmark("MMLU", mmlu, None, SAMPLE),
     "gsm8k": Benchmark("GSM8K", gsm8k, "gsm8k", SAMPLE),
+    **WRITTEN,
 }
 DEFAULT = "held_out,hhh"
 
@@ -62,13 +66,16 @@ class Asked(NamedTuple):
     """A suite read, before any model is loaded. `of`: how many questions it has, of which `n` are asked."""
 
     name: str
-    items: list[Item]
+    items: list[Any]
     prompts: list[Prompt]
     n: int
     of: int
+    allowed: Allowed = NOTHING
 
 
-def read_suites(names: str, n: int | None, seed: int, progress: Progress | None = None) -> list[Asked]:
+def read_suites(
+    names: str, n: int | None, seed: int, progress: Progress | None = None, allowed: Allowed = NOTHING
+) -> list[Asked]:
     """NAME[@FILE or FOLDER],… → what is asked. `n`: questions of each benchmark, 0 for all, None as each says.
 
     Raises ConfigError for a name that is not known, DataError and SourceError for files."""
@@ -82,7 +89,10 @@ def read_suites(names: str, n: int | None, seed: int, progress: Progress | None 
             raise ConfigError(f"no suite is called {name!r}: {hint}The suites are {', '.join(SUITES)}")
     if twice := sorted({name for name, _, _ in wanted if [w[0] for w in wanted].count(name) > 1}):
         raise ConfigError(f"--suite names {', '.join(twice)} more than once: a suite is measured into one folder")
-    return [read_suite(name, place, n, seed, progress) for name, _, place in wanted]
+    for name, _, _ in wanted:
+        if isinstance(suite := SUITES[name], Written):
+            suite.check(allowed)
+    return [read_suite(name, place, n, seed, progress)._replace(allowed=allowed) for name, _, place in wanted]
 
 
 def read_suite(name: str, place: str, n: int | None, seed: int, progress: Progress | None) -> Asked:
@@ -96,10 +106,16 @@ def read_suite(name: str, place: str, n: int | None, seed: int, progress: Progre
         raise DataError(
             f"{suite.what} is read from a copy at hand: name its file, as in --suite {name}@FILE ({suite.read.__doc__})"
         )
-    items = suite.read(Path(place).expanduser() if place else fetch(str(suite.source), progress=progress))
+    items: Sequence[Any] = suite.read(
+        Path(place).expanduser() if place else fetch(str(suite.source), progress=progress)
+    )
     if not items:
         raise DataError(f"{place or suite.source}: no questions: expected at least one row")
-    chosen = sampled(items, suite.sample if n is None else n or None, seed)
+    size = suite.sample if n is None else n or None
+    if isinstance(suite, Written):
+        kept = drawn([i.id for i in items], size, seed)
+        return Asked(name, [i for i in items if i.id in kept], [], len(kept), len(items))
+    chosen = sampled(items, size, seed)
     return Asked(name, chosen, [], len({i.id for i in chosen}), len({i.id for i in items}))
 
 
@@ -112,6 +128,12 @@ def measure_suite(run: Run, asked: Asked) -> list[Score]:
     suite, store = SUITES[asked.name], run.store.inside(f"evals/{asked.name}")
     if isinstance(suite, TwoSided):
         scores = two_sided(run, store, asked, suite)
+    elif isinstance(suite, Written):
+        refuse_others(store, asked, digest([repr(item) for item in asked.items]))
+        written = store.by(run.config.generation_batch).each(
+            "items", asked.items, lambda part: suite.answer(part, run.base.model, asked.allowed), suite.row
+        )
+        scores = suite.scores(written)
     else:
         refuse_others(store, asked, identity(asked.items))
         generated = any(item.way == "generation" for item in asked.items)
@@ -174,7 +196,7 @@ def model_index(model: str, asked: Asked, scores: Sequence[Score]) -> dict[str, 
     return {"model-index": eval_results_to_model_index(model, results)}
 
 
-def metric_type(suite: Benchmark | TwoSided, score: Score) -> str:
+def metric_type(suite: Suite, score: Score) -> str:
     if isinstance(suite, TwoSided):
         return "rate"
     return "log_likelihood" if score.variant.endswith(GOLD) else "accuracy"
