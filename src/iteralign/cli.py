@@ -14,8 +14,7 @@ from iteralign import __version__, cli_judge
 from iteralign.errors import ConfigError, IteralignError, Stopped
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from iteralign.config import RunConfig
     from iteralign.records import Score
 
 app = typer.Typer(
@@ -205,19 +204,12 @@ def eval_(
 
     The same command again shows the stored scores; a model that changed under the same name needs --fresh.
     """
-    from rich.console import Console
-
-    from iteralign.config import load_config
     from iteralign.evals.suites import measure, read_suites
     from iteralign.evals.written import Allowed
     from iteralign.live import Live
     from iteralign.runs import open_
 
-    own = load_config(config, set_).policy.type
-    if own != "transformers":
-        raise ConfigError(f"{config}: its policy is of type {own}, and eval needs a transformers one: give --config")
-    name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
-    settings = load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
+    settings = settings_for(model, config, set_)
     folder = run_dir or Path("runs") / settings.name
     with Live() as live:
         allowed = Allowed(allow_code, truth_judge, info_judge)
@@ -230,7 +222,7 @@ def eval_(
             raise typer.Exit(130) from None
         finally:
             opened.close()
-    Console().print(score_table(model, found))
+    print_scores(model, found)
     for part in asked:
         if part.n < part.of:
             typer.echo(
@@ -239,7 +231,19 @@ def eval_(
     typer.echo(f"Answers and scores: {folder}")
 
 
-def score_table(title: str, found: "Mapping[str, Sequence[Score]]") -> "Table":
+def settings_for(model: str, config: Path, set_: list[str]) -> "RunConfig":
+    """The config with this model as its policy, named after it."""
+    from iteralign.config import load_config
+
+    own = load_config(config, set_).policy.type
+    if own != "transformers":
+        raise ConfigError(f"{config}: its policy is of type {own}, and eval needs a transformers one: give --config")
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
+    return load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
+
+
+def print_scores(title: str, found: "Mapping[str, Sequence[Score]]") -> None:
+    from rich.console import Console
     from rich.table import Table
 
     table = Table("suite", "metric", "variant", "value", "95 % interval", "n", "unscored", title=title)
@@ -249,7 +253,7 @@ def score_table(title: str, found: "Mapping[str, Sequence[Score]]") -> "Table":
             spread = "-" if score.low is None else f"{low} to {high}"
             metric = score.name.removeprefix(f"{name}/")
             table.add_row(name, metric, score.variant, value, spread, str(score.n), str(score.n_unscored))
-    return table
+    Console().print(table)
 
 
 def shown(value: float | None, variant: str) -> str:
