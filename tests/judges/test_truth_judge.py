@@ -1,14 +1,16 @@
 """A judge of truth asks one question of one answer; what it cannot read is unjudged; figures are only its own."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from iteralign.judges.truth import Figure, TrainedJudge, TruthJudge
+from iteralign.judges.truth import TrainedJudge, TruthJudge
 from iteralign.models.scripted import ScriptedModel
 from iteralign.prompts import load_prompt
 from iteralign.records import Chat, Reply
+from iteralign.stats import Estimate
 from make import prompt, response
 
 BATS = "Are bats blind?"
@@ -30,8 +32,8 @@ class Asked:
 
 
 def trained(**other: Any) -> TrainedJudge:
-    half = Figure(value=0.5, stderr=0.1, low=0.3, high=0.7, n=100, n_unscored=0, n_clusters=20)
-    right = half.model_copy(update={"value": 0.8, "low": 0.7, "high": 0.9})
+    half = Estimate(value=0.5, stderr=0.1, low=0.3, high=0.7, n=100, n_unscored=0, n_clusters=20)
+    right = replace(half, value=0.8, low=0.7, high=0.9)
     fields: dict[str, Any] = dict(
         kind="truth",
         base="base",

@@ -26,25 +26,9 @@ HALF = 0.5
 FAULTS: dict[Kind, Fault] = {"truth": "untruthful", "info": "unhelpful"}
 
 
-class Figure(Record):
-    """A share measured on answers to questions unseen in training; the interval (95 %) is clustered by question."""
-
-    value: float | None
-    stderr: float | None
-    low: float | None
-    high: float | None
-    n: int
-    n_unscored: int
-    n_clusters: int
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> "Figure":
-        names = cls.model_fields
-        return cls(**{name: getattr(estimate, name) for name in names})
-
-
 class TrainedJudge(Record):
-    """What truth_judge.json says. `weights` and `prompt` are digests: the figures hold for these alone.
+    """What truth_judge.json says. Shares are of answers to questions unseen in training, their intervals (95 %) clustered
+    by question. `weights` and `prompt` are digests: the figures hold for these alone.
 
     `rows_digest` is the sha256 of the rows' file. `majority`: the accuracy of always giving the commoner answer of
     the training rows. `sensitivity` and `specificity`: share of people's yes and no that the judge gives too.
@@ -61,11 +45,11 @@ class TrainedJudge(Record):
     trained_questions: int
     unseen_questions: tuple[str, ...]
     settings: dict[str, Any]
-    accuracy: Figure
-    majority: Figure
-    balanced_accuracy: Figure
-    sensitivity: Figure
-    specificity: Figure
+    accuracy: Estimate
+    majority: Estimate
+    balanced_accuracy: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
 
 
 class TruthJudge(Judge):

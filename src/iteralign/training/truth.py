@@ -4,17 +4,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from iteralign.config import SFTConfig, TransformersConfig
 from iteralign.data.truthful import JudgeRow, read_judge_rows
 from iteralign.errors import ConfigError, DataError
-from iteralign.judges.truth import FILE, HALF, Figure, TrainedJudge, TruthJudge
+from iteralign.judges.truth import FILE, HALF, TrainedJudge, TruthJudge
 from iteralign.models.transformers import TransformersModel
 from iteralign.records import Row, digest
-from iteralign.stats import mean
+from iteralign.stats import Estimate, mean
 from iteralign.store import write_text
 from iteralign.training.rows import encode
 from iteralign.training.sft import Watch, sft
@@ -131,7 +131,7 @@ def training_row(judge: TruthJudge, row: JudgeRow) -> Row:
     )
 
 
-def figures(split: Split, said: Sequence[float | str]) -> dict[str, Figure]:
+def figures(split: Split, said: Sequence[float | str]) -> dict[str, Estimate]:
     """Shares of the unseen rows, clustered by question. `said`: P(yes) of each, or why there is none (unscored).
 
     Balanced accuracy is the mean over yes and no rows, each weighted to count one half; its interval is cut to 0..1.
@@ -143,19 +143,19 @@ def figures(split: Split, said: Sequence[float | str]) -> dict[str, Figure]:
     scored = Counter(r.yes for r, x in zip(split.unseen, right, strict=True) if x is not None)
     n = sum(scored.values())
     weighted = [None if x is None else x * n / (2 * scored[r.yes]) for x, r in zip(right, split.unseen, strict=True)]
-    balanced = Figure.of(mean(weighted, clusters))
+    balanced = mean(weighted, clusters)
     low, high = balanced.low, balanced.high
     common = Counter(r.yes for r in split.train).most_common(1)[0][0]
 
-    def share(answer: bool) -> Figure:
+    def share(answer: bool) -> Estimate:
         kept = [k for k, r in enumerate(split.unseen) if r.yes == answer]
-        return Figure.of(mean([right[k] for k in kept], [clusters[k] for k in kept]))
+        return mean([right[k] for k in kept], [clusters[k] for k in kept])
 
     return {
-        "accuracy": Figure.of(mean(right, clusters)),
-        "majority": Figure.of(mean([float(r.yes == common) for r in split.unseen], clusters)),
-        "balanced_accuracy": balanced.model_copy(
-            update={"low": None if low is None else max(0.0, low), "high": None if high is None else min(1.0, high)}
+        "accuracy": mean(right, clusters),
+        "majority": mean([float(r.yes == common) for r in split.unseen], clusters),
+        "balanced_accuracy": replace(
+            balanced, low=None if low is None else max(0.0, low), high=None if high is None else min(1.0, high)
         ),
         "sensitivity": share(True),
         "specificity": share(False),
