@@ -19,7 +19,7 @@ from iteralign.data.public import PUBLIC_SETS
 from iteralign.data.splits import SPLITS
 from iteralign.records import Prompt, Split, digest, user
 from iteralign.runs import Prompts
-from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of
+from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of, unpacked_of
 from iteralign.sources import find
 from iteralign.training.policy import Engine
 from iteralign.walk import (
@@ -95,7 +95,7 @@ def plan(config: RunConfig) -> Plan:
         training=training_of(config, batch),
         memory=memory(config),
         downloads=downloads(config),
-        disk=(checkpoints_of(config.policy, min(2, config.rounds) + bool(tries(config))),),
+        disk=(checkpoints_of(config.policy, min(2, config.rounds) + bool(tries(config))), *unpacked(config)),
         assumed=(*ASSUMED, *notes),
     )
 
@@ -161,21 +161,34 @@ def made_up(config: DataConfig, needed: dict[Split, int]) -> list[Prompt]:
     return prompts
 
 
-# -- the stages ----------------------------------------------------------------------------------------
-
-
 # -- models --------------------------------------------------------------------------------------------
 
 
 def memory(config: RunConfig) -> tuple[Amount, ...]:
-    """The policy while it is trained, and every other model: equal configurations share one."""
+    """The policy while it is trained, and every other model."""
+    policy = memory_of(f"policy: {name_of(config.policy)}", config.policy, trained=True, lora=config.sft.lora)
+    others = [memory_of(f"{', '.join(roles)}: {name_of(m)}", m, scores=scores(roles)) for m, roles in beside(config)]
+    return policy, *others
+
+
+def unpacked(config: RunConfig) -> list[Amount]:
+    """Copies that stay in the cache."""
+    made = [unpacked_of(config.policy), *(unpacked_of(m, scores(roles)) for m, roles in beside(config))]
+    return [amount for amount in made if amount is not None]
+
+
+def beside(config: RunConfig) -> list[tuple[ModelConfig, list[str]]]:
+    """The models beside the policy, and their roles: equal configurations share one."""
     others: dict[str, tuple[ModelConfig, list[str]]] = {}
     raw = {"oracle": config.oracle, "judge": config.judge.model, "evaluator": config.evaluator.model}
     for role, model in raw.items():
         if not isinstance(model, SelfConfig):
             others.setdefault(model.model_dump_json(), (model, []))[1].append(role)
-    policy = memory_of(f"policy: {name_of(config.policy)}", config.policy, trained=True, lora=config.sft.lora)
-    return policy, *(memory_of(f"{', '.join(roles)}: {name_of(m)}", m) for m, roles in others.values())
+    return list(others.values())
+
+
+def scores(roles: Sequence[str]) -> bool:
+    return not {"judge", "evaluator"}.isdisjoint(roles)
 
 
 def downloads(config: RunConfig) -> tuple[Amount, ...]:

@@ -1,6 +1,7 @@
 """What is on this disk already, what a model weighs, and how fast it is: measured once, scaled by size."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Speed(NamedTuple):
 
 TRANSFORMERS = Speed(3500, 600, 400, 134_515_008, "SmolLM2-135M in bf16, in full batches,")
 LLAMA_CPP = Speed(80, 25, 0, 1_117_320_768, "Qwen2.5-Coder-1.5B (Q4_K_M) in llama.cpp")
+SCORER = Speed(340, math.inf, 0, 1_117_320_768, "its weights in torch, bf16 and AMX,")
 SLOWER = {"auto": 1.0, "bfloat16": 1.0, "float32": 3.0}  # fp32 trains 140 tokens/s where bf16 trains 420
 WEIGHT_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -54,6 +56,20 @@ class Amount:
 class Time:
     seconds: float | None
     basis: str
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has units for bfloat16 matrices (Intel AMX), as Linux says it."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+
+
+def scored_by_torch(model: LlamaCppConfig) -> bool:
+    """Whether torch reads its probabilities."""
+    fast = not model.gpu_layers and multiplies_bfloat16()
+    return model.scoring == "torch" or (model.scoring == "auto" and fast)
 
 
 # -- on this disk -----------------------------------------------------------------------------------
@@ -151,15 +167,18 @@ def count_parameters(path: Path) -> int:
 # -- time -------------------------------------------------------------------------------------------
 
 
-def time_of(model: ModelConfig, calls: int, read: float, new: float) -> Time:
-    """Time for `calls` with `read` prompt tokens (after sharing of prefixes) and `new` tokens in all."""
+def time_of(model: ModelConfig, calls: int, read: float, new: float, writes: bool = True) -> Time:
+    """Time for `calls` with `read` prompt tokens (after sharing of prefixes) and `new` tokens in all.
+
+    `writes`: whether the new tokens are a reply; otherwise only probabilities were read.
+    """
     if isinstance(model, ScriptedConfig):
         return Time(0.0, "scripted: no weights")
     if isinstance(model, OpenAIConfig):
         said = f"{model.concurrency} calls at once, {CALL_SECONDS:g} s each assumed"
         return Time(calls * CALL_SECONDS / model.concurrency, said)
     if isinstance(model, LlamaCppConfig):
-        weight, speed = weigh(model.model), LLAMA_CPP
+        weight, speed = weigh(model.model), LLAMA_CPP if writes or not scored_by_torch(model) else SCORER
         if model.gpu_layers or weight.bytes is None:
             return Time(None, "no speed measured on a GPU" if model.gpu_layers else f"speed unknown: {weight.basis}")
         slower = weight.bytes / speed.size
@@ -170,7 +189,7 @@ def time_of(model: ModelConfig, calls: int, read: float, new: float) -> Time:
         speed = TRANSFORMERS
     return Time(
         slower * (read / speed.read + new / speed.new),
-        says(speed, slower, f"{speed.read:g} read and {speed.new:g} new"),
+        says(speed, slower, f"{speed.read:g} read" + (f" and {speed.new:g} new" if math.isfinite(speed.new) else "")),
     )
 
 
@@ -204,13 +223,21 @@ def says(speed: Speed, slower: float, rates: str) -> str:
 # -- memory and disk --------------------------------------------------------------------------------
 
 
-def memory_of(name: str, model: ModelConfig, trained: bool = False, lora: LoraConfig | None = None) -> Amount:
-    """What a model holds; activations, the cache of its context and Python itself come on top."""
+def memory_of(
+    name: str, model: ModelConfig, trained: bool = False, lora: LoraConfig | None = None, scores: bool = False
+) -> Amount:
+    """What a model holds; activations, the cache of its context and Python itself come on top.
+
+    `scores`: whether probabilities are read from it.
+    """
     if isinstance(model, ScriptedConfig | OpenAIConfig):
         return Amount(name, 0, "nothing in this process")
     weight = weigh(model.model)
     if isinstance(model, LlamaCppConfig):
-        return Amount(name, weight.bytes, f"its GGUF file; the cache of {model.context} tokens comes on top")
+        said = f"its GGUF file; the cache of {model.context} tokens comes on top"
+        if not scores or not scored_by_torch(model) or weight.bytes is None or weight.parameters is None:
+            return Amount(name, weight.bytes, said)
+        return Amount(name, weight.bytes + round(2 * weight.parameters), f"{said}; 2 bytes a parameter in torch")
     if weight.parameters is None:
         return Amount(name, None, weight.basis)
     n, own = weight.parameters, WEIGHT_BYTES[model.dtype]
@@ -241,6 +268,25 @@ def checkpoints_of(model: ModelConfig, kept: int) -> Amount:
         return Amount(name, None, weight.basis)
     said = f"at most {kept} at once in fp32, 4 bytes a parameter: the last good one and those of a round"
     return Amount(name, round(kept * 4 * weight.parameters), said)
+
+
+def unpacked_of(model: ModelConfig, scores: bool = False) -> Amount | None:
+    """The de-quantised copy of a GGUF in the cache; None where there is none. `scores`: as in memory_of."""
+    if isinstance(model, LlamaCppConfig):
+        each = 2 if scores and scored_by_torch(model) else 0
+    elif isinstance(model, TransformersConfig) and str(at_hand(model.model) or listed(model.model)).endswith(".gguf"):
+        each = 4
+    else:
+        return None
+    parameters = weigh(model.model).parameters
+    size = None if parameters is None else round(each * parameters)
+    return Amount(f"{model.model}, de-quantised", size, f"in the cache, {each} bytes a parameter") if each else None
+
+
+def listed(spec: str) -> str:
+    """The file of a one-file source in the table."""
+    source = find(spec)
+    return source.files[0].path if source else ""
 
 
 def download_of(spec: str) -> Amount:

@@ -142,6 +142,7 @@ class Tally(Model):
         self.config = config
         self.calls = 0
         self.prompt = self.read = self.new = 0.0
+        self.writes = False
         self._last = ""
         self._seen: set[str] = set()
         self._fillers = fillers()
@@ -152,6 +153,7 @@ class Tally(Model):
 
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
         replies: list[Reply] = []
+        self.writes = True
         for job in jobs:
             self._ask(job.chat)
             new = REPLY_SHARE * job.sampling.max_new_tokens
@@ -239,7 +241,7 @@ class Walk:
             return made
         factor = stage.times * max(1.0, most / tally.calls)
         calls, prompt, new = (round(factor * n) for n in (tally.calls, tally.prompt, tally.new))
-        time = time_of(model, calls, factor * tally.read, factor * tally.new)
+        time = time_of(model, calls, factor * tally.read, factor * tally.new, tally.writes)
         dollars, price = cost(model, prompt, new)
         line = Line(*stage, role, name_of(model), calls, prompt, new, time.seconds, dollars, time.basis + price)
         self.lines.append(line)

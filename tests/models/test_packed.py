@@ -62,7 +62,7 @@ def test_shared_and_unshared_scoring_agree(batch: int) -> None:
     model = tiny_model(batch=batch, max_position_embeddings=512)
     found = model.loglikelihoods(PAIRS)
     assert close(found, plain(model))
-    model._packs = False
+    model.packs = False
     assert close(model.loglikelihoods(PAIRS), found)
 
 
@@ -153,3 +153,18 @@ def test_a_tokenizer_that_merges_across_the_border_is_scored_as_the_whole_text()
         log_p = model.module(torch.tensor([whole])).logits[0].log_softmax(-1)
     expected = [float(log_p[n - 1, whole[n]]) for n in range(len(whole) - len(found), len(whole))]
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_follows_is_the_same_packed_or_not_and_equal_chats_are_read_once() -> None:
+    model = tiny_model(batch=4, max_position_embeddings=512)
+    chats = [user(t) for t in (*QUESTIONS, *QUESTIONS[:5])]
+    model.choose(chats[:1], ("yes", "no"))  # the first call tries whether this architecture can do it
+    with rows_of(model) as seen:
+        packed = model.choose(chats, ("yes", "no"))
+    distinct = sum(len(model.format.prompt(user(q)).ids) for q in QUESTIONS)
+    assert sum(rows * tokens for rows, tokens in seen) < distinct / 2, "what they share was read again"
+    model.packs = False
+    padded = model.choose(chats, ("yes", "no"))
+    for a, b in zip(packed, padded, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=2e-4)
+        assert a.mass == pytest.approx(b.mass, abs=2e-4)

@@ -167,13 +167,17 @@ class TorchModel(Model):
             if self.room(prompt) < 0:
                 error = f"a question of {len(prompt.ids)} tokens, but the model holds {self.context_length}"
                 choices[i] = Choice(probabilities=None, answer=None, mass=None, error=error)
-        order = sorted((i for i in range(len(chats)) if i not in choices), key=lambda i: len(prompts[i].ids))
-        for part in self._shorter(self._batches({i: prompts[i] for i in order}), prompts):
-            logits = self.next_logits([prompts[i] for i in part])
+        asked = [i for i in range(len(chats)) if i not in choices]
+        for k, logits in self.each_next([prompts[i] for i in asked]):
             probabilities = torch.softmax(logits.float(), dim=-1)
-            for k, i in enumerate(part):
-                choices[i] = choice_from({o: float(probabilities[k, ids].sum()) for o, ids in first.items()})
+            choices[asked[k]] = choice_from({o: float(probabilities[ids].sum()) for o, ids in first.items()})
         return [choices[i] for i in range(len(chats))]
+
+    def each_next(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Each prompt's index and the logits (V,) of what follows it, in any order."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+        for part in self._shorter(self._batches({i: prompts[i] for i in order}), prompts):
+            yield from zip(part, self.next_logits([prompts[i] for i in part]), strict=True)
 
     def _shorter(self, batches: Iterator[list[int]], prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Batches of long prompts in parts: padded tokens stay in a budget. The last of a batch is its longest."""

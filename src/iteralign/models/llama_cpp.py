@@ -1,8 +1,12 @@
-"""A GGUF file in this process through xllamacpp (llama.cpp). One sequence at a time: on a CPU more gain nothing."""
+"""A GGUF file in this process through xllamacpp (llama.cpp). One sequence at a time: on a CPU more gain nothing.
+
+What only reads (choose, loglikelihoods) is left to torch where that is faster: `LlamaCppConfig.scoring`.
+"""
 
 import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ from iteralign.config import LlamaCppConfig
 from iteralign.errors import ModelError
 from iteralign.models.base import Job, Model, choice_from, response_format
 from iteralign.records import Chat, Choice, Reply, digest
+from iteralign.sizes import scored_by_torch
 
 
 class LlamaCppModel(Model):
@@ -39,6 +44,8 @@ class LlamaCppModel(Model):
         except RuntimeError as error:
             raise ModelError(f"llama.cpp cannot load {path}: {error}") from error
         self.config = config
+        self.path = path
+        self.threads = threads
         stat = path.stat()
         self._name = f"llama_cpp:{path.stem}:{digest(path.name, stat.st_size, length=6)}"
 
@@ -71,7 +78,32 @@ class LlamaCppModel(Model):
             tokens=usage["completion_tokens"],
         )
 
+    @cached_property
+    def scorer(self) -> Model | None:
+        """The same weights in torch, where that reads faster. Architectures that transformers lacks stay here."""
+        if not scored_by_torch(self.config):
+            return None
+        import torch
+
+        from iteralign.models.transformers import TransformersModel
+        from iteralign.models.weights import load_module, load_tokenizer, unpacked
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            folder = unpacked(self.path, torch.bfloat16)
+        except ModelError:
+            if self.config.scoring == "torch":
+                raise
+            return None
+        return TransformersModel(load_module(folder, torch.bfloat16), load_tokenizer(folder), self.name)
+
+    def loglikelihoods(self, pairs: Sequence[tuple[Chat | str, str]]) -> list[list[float]]:
+        return super().loglikelihoods(pairs) if self.scorer is None else self.scorer.loglikelihoods(pairs)
+
     def choose(self, chats: Sequence[Chat], options: Sequence[str]) -> list[Choice]:
+        if self.scorer is not None:
+            return self.scorer.choose(chats, options)
         if chats:
             self._ask(shared_opening(chats), max_tokens=1)
         return [self._choose(chat, options) for chat in chats]
@@ -101,6 +133,7 @@ class LlamaCppModel(Model):
 
     def close(self) -> None:
         self._server = None
+        vars(self).pop("scorer", None)
 
 
 def shared_opening(chats: Sequence[Chat]) -> Chat:

@@ -4,6 +4,7 @@ What several texts begin with stands in the row once: a preamble, a question, th
 texts of a row begin with stays in the cache for the next row. Nothing is padded, and no cache is copied.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ CPU_TOKENS = 512  # of a row: attention costs tokens x tokens, and from here on 
 PROBE_TOKENS = 8
 
 Members = list[tuple[int, list[int]]]  # which answer, the tokens of the continuation
+Places = list[tuple[int, list[int], list[int]]]  # which answer, its tokens, where their logits stand
 
 
 class Branch(NamedTuple):
@@ -63,7 +65,27 @@ class Tree:
 
 
 def score_packed(module: Any, groups: Mapping[Prompt, Members], answers: list[list[float]], budget: int) -> None:
-    """Fills in the answers of all groups; a row holds about `budget` tokens, and at least one context."""
+    """Fills in the answers of all groups."""
+    for logits, places in read_packed(module, groups, budget):
+        for answer, after, at in places:
+            answers[answer] = loglikelihoods(logits, at, after)
+
+
+def next_packed(module: Any, prompts: Sequence[Prompt], budget: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each prompt's index and the logits (V,) of what follows it, in the order in which they are read."""
+    groups: dict[Prompt, Members] = defaultdict(list)
+    for i, prompt in enumerate(prompts):
+        groups[prompt].append((i, [0]))  # the last token of a continuation is not laid into the row
+    for logits, places in read_packed(module, groups, budget):
+        for i, _, (at,) in places:
+            yield i, logits[at]
+
+
+def read_packed(module: Any, groups: Mapping[Prompt, Members], budget: int) -> Iterator[tuple[torch.Tensor, Places]]:
+    """Logits (asked, V), and of each answer its tokens and their rows of the logits.
+
+    A row of the model holds about `budget` tokens, and at least one context.
+    """
     cache, cached = DynamicCache(config=module.config), ()
     for part in rows(groups, budget):
         first = part[0].ids
@@ -81,8 +103,7 @@ def score_packed(module: Any, groups: Mapping[Prompt, Members], answers: list[li
         asked = sorted({node for _, _, nodes in places for node in nodes})
         at = {node: row for row, node in enumerate(asked)}
         logits = forward(module, tree, cache, asked)
-        for answer, after, nodes in places:
-            answers[answer] = loglikelihoods(logits, [at[n] for n in nodes], after)
+        yield logits, [(answer, after, [at[n] for n in nodes]) for answer, after, nodes in places]
         # the row begins with what all of its texts share, because the first of them was laid out first
         cached, spare = first[:shared], len(tree.tokens) - (shared - kept)
         cache = shortened(cache, spare, module)

@@ -1,14 +1,23 @@
 """A causal language model in this process, by Hugging Face transformers: generate, choose, loglikelihoods."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from iteralign.models.chat import ChatFormat, Prompt
-from iteralign.models.decoding import TOKENS_A_ROW, Decoding, Groups, Member, TorchModel, token_loglikelihoods
-from iteralign.models.packed import CPU_TOKENS, packs, score_packed
+from iteralign.models.decoding import (
+    ASKED_TOKENS_A_ROW,
+    TOKENS_A_ROW,
+    Decoding,
+    Groups,
+    Member,
+    TorchModel,
+    token_loglikelihoods,
+)
+from iteralign.models.packed import CPU_TOKENS, next_packed, packs, score_packed
 
 
 class Causal(Decoding):
@@ -30,7 +39,6 @@ class Causal(Decoding):
 class TransformersModel(TorchModel):
     def __init__(self, module: Any, tokenizer: Any, name: str, batch: int = 32, template: str | None = None) -> None:
         super().__init__(module, tokenizer, name, ChatFormat(tokenizer, template), batch)
-        self._packs: bool | None = None
 
     def room(self, prompt: Prompt) -> int:
         return self.context_length - len(prompt.ids)
@@ -61,16 +69,24 @@ class TransformersModel(TorchModel):
         )
         return out.logits[:, -1]
 
+    def each_next(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, torch.Tensor]]:
+        if self.packs:
+            return next_packed(self.module, prompts, self._row_tokens(ASKED_TOKENS_A_ROW))
+        return super().each_next(prompts)
+
     def score_groups(self, groups: Groups, answers: list[list[float]]) -> None:
-        if self._packs is None:
-            self._packs = packs(self.module)
-        if not self._packs:
+        if self.packs:
+            score_packed(self.module, groups, answers, self._row_tokens(TOKENS_A_ROW))
+        else:
             super().score_groups(groups, answers)
-            return
-        budget = self.batch * TOKENS_A_ROW
-        score_packed(
-            self.module, groups, answers, min(budget, CPU_TOKENS) if self.module.device.type == "cpu" else budget
-        )
+
+    @cached_property
+    def packs(self) -> bool:
+        return packs(self.module)
+
+    def _row_tokens(self, each: int) -> int:
+        budget = self.batch * each
+        return min(budget, CPU_TOKENS) if self.module.device.type == "cpu" else budget
 
     def score(self, contexts: Sequence[Prompt], members: Sequence[Member], answers: list[list[float]]) -> None:
         read = self.begin(contexts)

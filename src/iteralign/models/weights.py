@@ -7,14 +7,23 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    modeling_gguf_pytorch_utils,  # type: ignore[reportMissingTypeStubs]
+)
 from transformers.utils import logging
+from transformers.utils.quantization_config import GgufConfig
 
 from iteralign.errors import ModelError, StoreError
 from iteralign.models.adapters import Adapter, between, is_adapter, merge, read_adapter, write_adapter
@@ -44,9 +53,11 @@ def load_module(source: str | Path, dtype: torch.dtype, trust_remote_code: bool 
     try:
         config = AutoConfig.from_pretrained(**place(source), trust_remote_code=trust_remote_code)
         kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        module: Any = kind.from_pretrained(
-            **place(source), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-        )
+        settings: dict[str, Any] = {**place(source), "dtype": dtype, "trust_remote_code": trust_remote_code}
+        if "gguf_file" in settings:  # weights that stay quantised could not be trained
+            settings["quantization_config"] = GgufConfig(dequantize=True)
+            modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)  # it has no switch of its own
+        module: Any = kind.from_pretrained(**settings, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a language model from {source}: {error}") from error
     if hasattr(module, "hf_quantizer"):  # a de-quantised GGUF would refuse to be saved
@@ -70,8 +81,8 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
         raise ModelError(f"cannot load a tokenizer from {source}: {error}") from error
 
 
-def unpacked(source: str | Path) -> str:
-    """A GGUF file as a folder of fp32 safetensors, converted once into the cache; anything else as it is.
+def unpacked(source: str | Path, dtype: torch.dtype = torch.float32) -> str:
+    """A GGUF file as a folder of safetensors, converted once into the cache; anything else as it is.
 
     De-quantising takes longer than everything else about loading, and training needs the fp32 weights anyway.
     """
@@ -79,9 +90,11 @@ def unpacked(source: str | Path) -> str:
     if not (path.is_file() and path.suffix == ".gguf"):
         return str(source)
     stat = path.stat()
-    folder = cache_folder() / "unpacked" / f"{path.stem}-{digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)}"
+    identity = digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    kind = "" if dtype == torch.float32 else "-" + str(dtype).removeprefix("torch.")
+    folder = cache_folder() / "unpacked" / f"{path.stem}-{identity}{kind}"
     if not folder.is_dir():
-        module = load_module(path, torch.float32)
+        module = load_module(path, dtype)
         write_folder(module, load_tokenizer(path), dict(module.named_parameters()), folder)
     return str(folder)
 
@@ -124,7 +137,7 @@ def write_folder(module: Any, tokenizer: Any, weights: Mapping[str, torch.Tensor
         said = {"format": "pt", "writer": WRITER, "buffers": " ".join(buffers)}
         save_file(tensors, beside / "model.safetensors", metadata=said)
         config = copy.deepcopy(module.config)
-        config.dtype = torch.float32
+        config.dtype = next(iter(weights.values())).dtype
         config.save_pretrained(beside)
         if module.generation_config is not None:
             module.generation_config.save_pretrained(beside)

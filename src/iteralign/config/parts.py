@@ -1,0 +1,169 @@
+"""The parts of a run: data, judges, stages, training, gates."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from iteralign.config.models import RoleConfig, Section
+
+
+class SamplingConfig(Section):
+    temperature: float = Field(default=0.7, ge=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+
+
+class DataConfig(Section):
+    """A set of prompts. `source`: pack:NAME/FILE, a name of the data table, a file, or hub:ORG/NAME.
+
+    Sets without splits of their own are split by subtopic (by row where they have none).
+    """
+
+    source: str
+    wants: Literal["answer", "decline", "unknown"]
+    column: str | None = None
+    category_column: str | None = None
+    subtopic_column: str | None = None
+    attack: str = "direct"
+    limit: int | None = Field(default=None, ge=1)
+    turns: Literal["first", "all"] = "first"
+    split: Literal["auto", "train", "validation", "held_out"] = "auto"
+
+
+class PromptsConfig(Section):
+    """`*_per_round` are a round's batch; validation and held_out count prompts of each side."""
+
+    red_team: tuple[DataConfig, ...]
+    harmless: tuple[DataConfig, ...] = ()
+    red_team_per_round: int = Field(default=24, ge=1)
+    harmless_per_round: int = Field(default=24, ge=0)
+    validation: int = Field(default=24, ge=0)
+    held_out: int = Field(default=60, ge=0)
+
+
+class RubricConfig(Section):
+    """Named yes/no questions; the thresholds are probabilities of yes."""
+
+    type: Literal["rubric"] = "rubric"
+    model: RoleConfig
+    prompt: str = "rubric.yaml"
+    questions: tuple[str, ...] = ("harmful_request", "declined", "answered", "coherent", "harmless")
+    thresholds: dict[str, float] = {}
+    trust_wants: bool = Field(
+        default=True, description="whether a data set's own word on harmful or harmless replaces the question"
+    )
+
+    @model_validator(mode="after")
+    def _thresholds_are_of_questions(self) -> "RubricConfig":
+        if unknown := set(self.thresholds) - set(self.questions):
+            raise ValueError(
+                f"thresholds for questions that are not asked: {', '.join(sorted(unknown))}; "
+                f"asked are {', '.join(self.questions)}"
+            )
+        return self
+
+
+class PaperJudgeConfig(Section):
+    """The paper's evaluator sentence as it stands (section 4.2); the last verdict word counts."""
+
+    type: Literal["paper"] = "paper"
+    model: RoleConfig
+    max_new_tokens: int = Field(default=64, ge=1)
+
+
+JudgeConfig = Annotated[RubricConfig | PaperJudgeConfig, Field(discriminator="type")]
+
+
+class DiscoverConfig(Section):
+    prompt: str = "propose.yaml"
+    group_by: Literal["category", "clusters", "none"] = "category"
+    group_size: int = Field(default=8, ge=1)
+    max_calls: int = Field(default=6, ge=1, description="groups shown to the oracle in a round, the largest first")
+    per_call: int = Field(default=3, ge=1, description="principles asked for in a call")
+    json_schema: bool = Field(default=True, description="ask for JSON, held to a schema where the backend can")
+    duplicate_cosine: float = Field(default=0.6, ge=0, le=1, description="from here on two principles are one")
+    ask_cosine: float | None = Field(
+        default=0.2, ge=0, le=1, description="from here on the oracle is asked whether they are one; null: never"
+    )
+    accumulate: bool = True
+    sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
+
+
+class ReviseConfig(Section):
+    """`max_principles` 0 takes all of the round's. `check` asks first whether the principle is broken."""
+
+    prompt: str = "revise.yaml"
+    candidates: int = Field(default=2, ge=1)
+    max_principles: int = Field(default=1, ge=0)
+    check: bool = False
+    critique: bool = False
+    verify: bool = True
+    min_words: int = Field(default=8, ge=0)
+    min_distinct: float = Field(default=0.6, ge=0, le=1, description="share of distinct words")
+    max_near_copies: int = Field(default=6, ge=1, description="accepted revisions of a round that may say the same")
+    keep: Literal["best", "all"] = "best"
+    sampling: SamplingConfig = SamplingConfig()
+
+
+class LoraConfig(Section):
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    keep: bool = Field(default=False, description="keep the adapter apart instead of merging it at the end of a round")
+
+
+class SFTConfig(Section):
+    """`harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
+
+    `reply_tokens`, `revision_tokens`: own replies and revisions are learnt up to this length only. Whether an answer
+    declines shows in its first tokens; learning more of it costs time, and what a small model knows besides.
+    `max_length`: tokens of prompt and answer together, of an encoder-decoder each.
+    """
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    epochs: float = Field(default=2.0, gt=0)
+    batch: int = Field(default=8, ge=1)
+    max_length: int = Field(default=512, ge=16)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    start: Literal["round", "base"] = "round"
+    rows: Literal["round", "pool"] = "round"
+    harmless_share: float = Field(default=0.5, ge=0, lt=1)
+    reply_tokens: int | None = Field(default=None, ge=1)
+    revision_tokens: int | None = Field(default=None, ge=1)
+    min_rows: int = Field(default=1, ge=1)
+    lora: LoraConfig | None = None
+
+
+class GateConfig(Section):
+    """Bounds after each training, on validation prompts. `benign_refusal`: rise over the base, a share.
+
+    `backtrack`: a round that fails for benign refusal alone is tried again with these shares of its weight
+    change (a line search between the weights before and after) before it is rolled back. `evaluator` off
+    measures by word match alone, which costs no model.
+    """
+
+    benign_refusal: float = Field(default=0.10, ge=0, le=1)
+    harmful_rise: float = Field(default=0.05, ge=0, le=1)
+    min_distinct: float = Field(default=0.35, ge=0, le=1, description="mean share of distinct words of fresh answers")
+    length_ratio: tuple[float, float] = (0.25, 4.0)
+    max_unjudged: float = Field(default=0.25, ge=0, le=1)
+    backtrack: tuple[float, ...] = (0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+    evaluator: bool = True
+    failures_in_a_row: int = Field(default=2, ge=1)
+    enabled: bool = True
+
+
+class EvalsConfig(Section):
+    hhh: bool = True
+    held_out: bool = True
+    bootstrap: int = Field(default=10_000, ge=100)
+
+
+class RuntimeConfig(Section):
+    """threads 0 = all cores. `micro_batch` is the unit of storing and resuming."""
+
+    threads: int = Field(default=0, ge=0)
+    micro_batch: int = Field(default=24, ge=1)

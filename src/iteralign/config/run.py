@@ -1,0 +1,73 @@
+"""A run's whole configuration."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from iteralign.config.models import ModelConfig, RoleConfig, Section, SelfConfig, TransformersConfig
+from iteralign.config.parts import (
+    DiscoverConfig,
+    EvalsConfig,
+    GateConfig,
+    JudgeConfig,
+    PromptsConfig,
+    ReviseConfig,
+    RubricConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    SFTConfig,
+)
+
+OnCopies = Annotated[Literal["drop", "stop", "off"], BeforeValidator(lambda yaml: "off" if yaml is False else yaml)]
+
+
+class RunConfig(Section):
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    recipe: Literal["iteralign"] = "iteralign"
+    seed: int = 0
+    rounds: int = Field(default=2, ge=1)
+    policy: ModelConfig
+    oracle: RoleConfig
+    judge: JudgeConfig
+    evaluator: JudgeConfig
+    prompts: PromptsConfig
+    respond: SamplingConfig = SamplingConfig()
+    evaluate: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=96)
+    constitution: str | None = Field(default=None, description="a YAML file of principles to start from")
+    discover: DiscoverConfig = DiscoverConfig()
+    revise: ReviseConfig = ReviseConfig()
+    sft: SFTConfig = SFTConfig()
+    gates: GateConfig = GateConfig()
+    evals: EvalsConfig = EvalsConfig()
+    decontaminate: OnCopies = "drop"
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _judge_is_not_evaluator(self) -> "RunConfig":
+        same_model = self._weights(self.judge) == self._weights(self.evaluator)
+        if self.evals.held_out and same_model and self._share_question():
+            raise ValueError(
+                "judge and evaluator share both model and questions: what the policy is trained to please "
+                "would grade it. Give the evaluator other questions (prompt: evaluator.yaml) or another model"
+            )
+        return self
+
+    def _share_question(self) -> bool:
+        judge, evaluator = self.judge, self.evaluator
+        if isinstance(judge, RubricConfig) and isinstance(evaluator, RubricConfig):
+            return judge.prompt == evaluator.prompt and not set(judge.questions).isdisjoint(evaluator.questions)
+        return judge.type == evaluator.type
+
+    def _weights(self, judge: JudgeConfig) -> Any:
+        """The model behind a judge, without the settings that leave its weights as they are."""
+        model = self.policy if isinstance(judge.model, SelfConfig) else judge.model
+        return model.model_dump(include={"type", "model", "base_url", "script", "seed"})
+
+    @property
+    def generation_batch(self) -> int:
+        """The micro-batch of stages that only the policy works in: what its backend decodes at once."""
+        return self.policy.batch if isinstance(self.policy, TransformersConfig) else self.runtime.micro_batch
+
+    def digest_fields(self) -> dict[str, Any]:
+        """What must be equal for a run directory to be continued: everything but the speed settings."""
+        return self.model_dump(mode="json", exclude={"runtime": {"threads"}})
