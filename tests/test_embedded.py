@@ -174,6 +174,22 @@ def test_what_must_never_pass_as_a_revision(judge: Rubric) -> None:
     assert [v.label for v in judge(bad)] == ["fails", "fails", "fails"]
 
 
+def test_torch_and_llama_cpp_read_the_same_verdicts(judge: Rubric) -> None:
+    """The weights are the same; what differs is rounding."""
+    replies = [response(*b) for b in BASES] + [
+        response(b[0], b[1], a[2]) for b, a in zip(BASES, BASES[::-1], strict=True)
+    ]
+    found = [
+        Rubric(judge.config, load_model(LlamaCppConfig(model="oracle", scoring=way)))(replies)
+        for way in ("torch", "llama_cpp")
+    ]
+    for torch_verdict, llama_verdict in zip(*found, strict=True):
+        assert torch_verdict.label == llama_verdict.label
+        assert torch_verdict.probabilities.keys() == llama_verdict.probabilities.keys()
+        for name, p in torch_verdict.probabilities.items():
+            assert abs(p - llama_verdict.probabilities[name]) <= 0.08, name
+
+
 def test_presets_are_valid() -> None:
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         assert load_config(path).name

@@ -27,6 +27,7 @@ from iteralign.walk import Tally
 from make import small_hhh
 
 SCRIPTED = Path(__file__).parents[1] / "configs" / "scripted.yaml"
+DEMO = SCRIPTED.with_name("demo.yaml")
 # a name of its own for each role, by which their calls are told apart
 ROLES = ("evaluator.model.script=oracle",)
 OPENAI = (
@@ -282,6 +283,20 @@ def test_llama_cpp_reads_a_reply_once_for_all_questions_about_it() -> None:
     tally.choose([user(f"{reply} {question}?") for question in ("One", "Two", "Three")], ("yes", "no"))
     assert tally.calls == 3
     assert tally.read < 0.5 * tally.prompt
+
+
+def test_a_scorer_in_torch_is_faster_and_weighs_more() -> None:
+    def made(scoring: str, who: str = "judge.model") -> Plan:
+        return plan(load_config(DEMO, [f"{who}={{type: llama_cpp, model: oracle, scoring: {scoring}}}"]))
+
+    torch, llama = made("torch"), made("llama_cpp")
+    seconds = [next(line.seconds for line in p.lines if line.role == "judge") for p in (torch, llama)]
+    assert seconds[0] is not None and seconds[1] is not None and 3 * seconds[0] < seconds[1]
+    memory = [sum(a.bytes or 0 for a in p.memory if "judge" in a.what) for p in (torch, llama)]
+    assert memory[0] - memory[1] == pytest.approx(3.1e9, rel=0.1)
+    assert any("de-quantised" in a.what and a.bytes and a.bytes > 3e9 for a in torch.disk)
+    oracle = [made(way, "oracle") for way in ("torch", "llama_cpp")]
+    assert oracle[0].seconds == oracle[1].seconds, "what only writes is left to llama.cpp"
 
 
 def test_replies_that_stand_in_for_real_ones_are_not_degenerate() -> None:

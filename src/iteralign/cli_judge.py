@@ -1,9 +1,15 @@
 """`iteralign judge …`: commands about judges; no logic of their own."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from iteralign.errors import ConfigError
+
+if TYPE_CHECKING:
+    from iteralign.config import JudgeConfig
+    from iteralign.judges.calibration import Target
 
 app = typer.Typer(no_args_is_help=True, help="Train judges, and measure how far they can be trusted.")
 
@@ -52,3 +58,65 @@ def train_truth(
         table.add_row(said, value, spread, str(figure.n), str(figure.n_clusters), str(figure.n_unscored))
     Console().print(table)
     typer.echo(f"Judge of {made.kind}, trained on {made.trained_rows} answers: {out}")
+
+
+@app.command(
+    epilog="Example: iteralign judge calibrate --labels xstest_v2_completions_mistralinstruct.csv. Other files: --prompt, "
+    "--response and --label name their columns."
+)
+def calibrate(
+    labels: Annotated[list[Path], typer.Option(metavar="FILE", help="replies with people's labels; may be repeated")],
+    judge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG", help="YAML of a run: its judge is measured", show_default="the judge of configs/demo.yaml"
+        ),
+    ] = None,
+    role: Annotated[str, typer.Option(help="judge or evaluator: whose section of CONFIG")] = "judge",
+    target: Annotated[
+        str, typer.Option(help="complied: did what was asked; harmful: with something harmful")
+    ] = "complied",
+    prompt: Annotated[str | None, typer.Option(metavar="COLUMN", help="of the prompts")] = None,
+    response: Annotated[str | None, typer.Option(metavar="COLUMN", help="of the replies")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="of the labels")] = None,
+    positive: Annotated[str | None, typer.Option(metavar="LABEL", help="the label of a reply that complied")] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="verdicts, calibration.json")] = Path("runs/calibration"),
+    seed: Annotated[int, typer.Option(help="of the halves and the bootstrap")] = 0,
+) -> None:
+    """Measure a judge against people's labels: thresholds from one half of the prompts, figures from the other."""
+    from iteralign.data.labelled import columns_of, read_labelled
+    from iteralign.evals.calibration import calibrate_judge
+    from iteralign.live import Live
+    from iteralign.report.calibration import print_calibration
+
+    rows = read_labelled(labels, columns_of(prompt, response, label, positive=positive))
+    with Live() as live:
+        made, judged = calibrate_judge(rows, section(judge, role), read_target(target), out, seed, live)
+    print_calibration(made, judged)
+    typer.echo(f"Written: {out / 'calibration.json'}")
+    if made.refused:
+        raise ConfigError(f"this judge must not be used: {made.refused}")
+    kappa = made.figures.kappa.value
+    typer.echo("kappa unknown" if kappa is None else f"kappa {kappa:.3f}")
+
+
+def section(config: Path | None, role: str) -> "JudgeConfig":
+    """The judge or evaluator of a run's config; without a config the embedded judge."""
+    from iteralign.config import LlamaCppConfig, RubricConfig, load_config
+
+    if role not in ("judge", "evaluator"):
+        raise ConfigError(f"--role {role}: expected judge or evaluator")
+    if config is not None:
+        return getattr(load_config(config), role)
+    model, evaluator = LlamaCppConfig(model="oracle"), role == "evaluator"
+    if evaluator:
+        return RubricConfig(model=model, prompt="evaluator.yaml", questions=("declined",))
+    return RubricConfig(model=model, questions=("declined", "answered", "coherent"))
+
+
+def read_target(name: str) -> "Target":
+    if name == "complied":
+        return "complied"
+    if name == "harmful":
+        return "harmful"
+    raise ConfigError(f"--target {name}: expected complied or harmful")

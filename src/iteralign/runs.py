@@ -71,7 +71,10 @@ class Run:
 
 
 def judge_of(config: JudgeConfig, roles: Roles, policy: Policy) -> Judge:
-    model = roles.get(config.model, lambda: policy.model)
+    return judge_by(config, roles.get(config.model, lambda: policy.model))
+
+
+def judge_by(config: JudgeConfig, model: Model) -> Judge:
     return PaperJudge(config, model) if isinstance(config, PaperJudgeConfig) else Rubric(config, model)
 
 

@@ -12,7 +12,6 @@ from iteralign.config import (
     LlamaCppConfig,
     ModelConfig,
     OpenAIConfig,
-    PaperJudgeConfig,
     RunConfig,
     ScriptedConfig,
     SelfConfig,
@@ -21,8 +20,6 @@ from iteralign.config import (
 from iteralign.constitutions import load_constitution
 from iteralign.evals.answers import answer
 from iteralign.evals.benchmarks import hhh_pairs
-from iteralign.judges.paper import PaperJudge
-from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Job, Model
 from iteralign.prompts import load_prompt
 from iteralign.records import (
@@ -38,7 +35,7 @@ from iteralign.records import (
     Verdict,
     Wants,
 )
-from iteralign.runs import Prompts
+from iteralign.runs import Prompts, judge_by
 from iteralign.sizes import at_hand, time_of, training_time
 from iteralign.stages.discover import ask_same, asks, discover
 from iteralign.stages.red_team import red_team
@@ -251,8 +248,7 @@ class Walk:
         config: JudgeConfig = getattr(self.config, role)
 
         def judge(model: Tally) -> None:
-            made = PaperJudge(config, model) if isinstance(config, PaperJudgeConfig) else Rubric(config, model)
-            made(responses)
+            judge_by(config, model)(responses)
 
         self.ask(stage, role, judge)
 

@@ -18,6 +18,7 @@ from iteralign.evals.suite import evaluate
 from iteralign.evals.suites import BATCH, measure, read_suites
 from iteralign.evals.written import Allowed
 from iteralign.evals.xstest import exchanges, pair_scores, pairs
+from iteralign.recipes.iteralign import iteralign as iteralign_recipe
 from iteralign.records import Score, Verdict
 from iteralign.report import write_reports
 from iteralign.runs import Run, open_
@@ -213,13 +214,36 @@ def test_two_evaluations_side_by_side_show_the_tax_and_are_no_run(tmp_path: Path
 def test_a_runs_own_hhh_is_its_pairs_by_likelihood_per_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_hhh(monkeypatch, tmp_path, answers=3)
     run = opened(tmp_path / "run", evals={"hhh": True, "held_out": False})
-    *parts, overall = evaluate(run, run.base, "base")
+    scores = evaluate(run, run.base, "base")
+    *parts, overall = [s for s in scores if s.variant == "chat, per token"]
+    gold = [s for s in scores if s not in (*parts, overall)]
+    assert [(s.name, s.chance) for s in gold] == [(s.name, None) for s in (*parts, overall)], "likelihoods, for compare"
     assert [s.name for s in parts] == ["hhh/harmless", "hhh/helpful", "hhh/honest", "hhh/other"]
     assert {(s.variant, s.chance, s.n) for s in parts} == {("chat, per token", 0.5, 3)}
     assert (overall.name, overall.variant, overall.chance, overall.n) == ("hhh/overall", "chat, per token", 0.5, 12)
     assert len(set((overall.clusters or {}).values())) == 4
     rows = read_rows(tmp_path / "run/evals/base/hhh.jsonl")
     assert {row["id"]: row["outcomes"]["per token"] for row in rows} == overall.items
+
+
+def test_every_kept_round_is_scored_on_the_same_items_and_the_report_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_hhh(monkeypatch, tmp_path, answers=3)
+    evals = {"hhh": True, "held_out": False, "hhh_per_round": 5}
+    run = opened(tmp_path / "run", evals=evals, gates={"enabled": False}, rounds=2)
+    iteralign_recipe(run)
+    rounds = [json.loads((tmp_path / f"run/rounds/0000{r}/scores.json").read_text()) for r in (0, 1)]
+    overall = [next(s for s in scores if s["name"] == "hhh/overall") for scores in rounds]
+    assert [s["n"] for s in overall] == [5, 5]
+    assert list(overall[0]["items"]) == list(overall[1]["items"])
+    summary = write_reports(tmp_path / "run")
+    assert [m.variant for m in summary.measures if m.name == "hhh/overall"] == ["chat, per token"]
+    for page in ("report.md", "report.html"):
+        assert (tmp_path / "run" / page).read_text().count("HHH overall, per token, 5 of 12 items") == 2
+    made = compare_folders(tmp_path / "run/evals/base", tmp_path / "run/evals/final")
+    assert made.tax is not None
+    assert all(line.gold is not None for line in made.tax.lines), "a run's own scores have the finer measure, too"
 
 
 # -- pairs ------------------------------------------------------------------------------------------------

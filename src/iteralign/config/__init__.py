@@ -12,6 +12,7 @@ from iteralign.config.models import (
     TransformersConfig,
 )
 from iteralign.config.parts import (
+    Calibrated,
     DataConfig,
     DiscoverConfig,
     EvalsConfig,
@@ -30,6 +31,7 @@ from iteralign.config.reading import load_config, parse
 from iteralign.config.run import RunConfig
 
 __all__ = [
+    "Calibrated",
     "DataConfig",
     "DiscoverConfig",
     "EvalsConfig",

@@ -41,8 +41,18 @@ class PromptsConfig(Section):
     held_out: int = Field(default=60, ge=0)
 
 
-class RubricConfig(Section):
-    """Named yes/no questions; the thresholds are probabilities of yes."""
+class Calibrated(Section):
+    """`calibration`: a file of `iteralign judge calibrate`, or "embedded" for the one that comes with the embedded
+    judge. A judge that was measured below `min_kappa` is not used unless `accept_below_min_kappa` says so."""
+
+    calibration: str | None = None
+    min_kappa: float = Field(default=0.6, ge=-1, le=1)
+    accept_below_min_kappa: bool = False
+
+
+class RubricConfig(Calibrated):
+    """Named yes/no questions; the thresholds are probabilities of yes. Where there is a calibration, whether a reply
+    complied is read by it instead of by the thresholds of `declined` and `answered`."""
 
     type: Literal["rubric"] = "rubric"
     model: RoleConfig
@@ -63,7 +73,7 @@ class RubricConfig(Section):
         return self
 
 
-class PaperJudgeConfig(Section):
+class PaperJudgeConfig(Calibrated):
     """The paper's evaluator sentence as it stands (section 4.2); the last verdict word counts."""
 
     type: Literal["paper"] = "paper"
@@ -157,7 +167,10 @@ class GateConfig(Section):
 
 
 class EvalsConfig(Section):
+    """`hhh_per_round`: items scored after every kept round, the same ones in each; 221 are all."""
+
     hhh: bool = True
+    hhh_per_round: int = Field(default=0, ge=0)
     held_out: bool = True
     bootstrap: int = Field(default=10_000, ge=100)
 

@@ -26,6 +26,7 @@ RUNNING = {
     "key_env",
     "price",
     "retries",
+    "scoring",
     "timeout",
 }
 

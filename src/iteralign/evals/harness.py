@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from math import log
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from iteralign.errors import ConfigError, ModelError, NotApplicable
 from iteralign.evals.scores import make_score
-from iteralign.models.base import Job, Sampling
+from iteralign.models.base import Job, Model, Sampling
 from iteralign.models.chat import ChatFormat, Prompt
-from iteralign.models.decoding import TOKENS_A_ROW, TorchModel
+from iteralign.models.decoding import TOKENS_A_ROW
 from iteralign.models.transformers import TransformersModel
 from iteralign.records import Chat, Score, user
 from iteralign.seeds import seed_for
@@ -26,24 +27,22 @@ _KNOWN = {*_LENGTHS, "until", "do_sample", "temperature", "top_p"}
 
 
 def run_harness(
-    tasks: Sequence[str], model: TorchModel, limit: int | None = None, shots: int | None = None, chat: bool = False
+    tasks: Sequence[str],
+    model: Model,
+    limit: int | None = None,
+    shots: int | None = None,
+    chat: bool = False,
+    own: Path | None = None,
 ) -> list[Score]:
     """Scores of the tasks, each item's value kept. `limit`: documents of each task; `shots`: examples before each
-    question (None: the task's own); `chat`: whether questions stand in the model's chat template.
+    question (None: the task's own); `chat`: whether questions stand in the model's chat template; `own`: a folder of
+    task files of your own.
 
-    Raises ConfigError for an unknown task or a missing package, NotApplicable for an encoder-decoder.
+    Raises ConfigError for an unknown task or a missing package, NotApplicable for what is no causal model in this
+    process.
     """
     lm_eval = installed()
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-    manager: Any = TaskManager()
-    for task in tasks:
-        if not manager.match_tasks([task]):
-            near = get_close_matches(task, manager.all_tasks, n=1)
-            raise ConfigError(
-                f"lm-evaluation-harness has no task {task!r}{f': did you mean {near[0]!r}?' if near else ''} "
-                "(`lm-eval ls tasks` lists them)"
-            )
+    manager = known_tasks(tasks, own)
     results: dict[str, Any] = lm_eval.simple_evaluate(
         model=wrapped(model),
         tasks=list(tasks),
@@ -57,6 +56,22 @@ def run_harness(
     return harness_scores(results, lm_eval.__version__, chat)
 
 
+def known_tasks(tasks: Sequence[str], own: Path | None = None) -> Any:
+    """The harness's TaskManager. ConfigError for a task that it does not know."""
+    installed()
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
+    manager: Any = TaskManager(include_path=str(own) if own else None)
+    for task in tasks:
+        if not manager.match_tasks([task]):
+            near = get_close_matches(task, manager.all_tasks, n=1)
+            raise ConfigError(
+                f"lm-evaluation-harness has no task {task!r}{f': did you mean {near[0]!r}?' if near else ''} "
+                "(`lm-eval ls tasks` lists them)"
+            )
+    return manager
+
+
 def installed() -> Any:
     try:
         import lm_eval  # pyright: ignore[reportMissingImports]
@@ -67,7 +82,7 @@ def installed() -> Any:
     return lm_eval
 
 
-def wrapped(model: TorchModel) -> Any:
+def wrapped(model: Model) -> Any:
     """`model` as the harness's `LM`: the same weights, tokenizer and batches; nothing is loaded again."""
     installed()
     from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
@@ -117,7 +132,7 @@ def wrapped(model: TorchModel) -> Any:
     return Wrapped()
 
 
-def causal_only(model: TorchModel) -> TransformersModel:
+def causal_only(model: Model) -> TransformersModel:
     if not isinstance(model, TransformersModel):
         raise NotApplicable(f"{model.name} is no causal model in this process: the harness's tasks need one")
     return model

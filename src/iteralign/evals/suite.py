@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from iteralign.evals.answers import PER_TOKEN, Answered, answer, item_scores
-from iteralign.evals.benchmarks import hhh_pairs
+from iteralign.evals.answers import GOLD, PER_TOKEN, Answered, answer, item_scores
+from iteralign.evals.benchmarks import hhh_pairs, sampled
 from iteralign.evals.gates import Gate, gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.models.base import Model
@@ -14,7 +14,8 @@ from iteralign.store import Store
 from iteralign.training.policy import Policy
 
 VALIDATION, HELD_OUT = "validation", "held_out"
-HHH_VARIANT = f"chat, {PER_TOKEN}"
+HHH = f"chat, {PER_TOKEN}"
+HHH_GOLD = f"chat, {GOLD}"  # for `compare` alone
 
 
 def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
@@ -27,7 +28,7 @@ def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
         if config.evals.held_out:
             scores += refusal_scores(held_out(run, store, policy))
         if config.evals.hhh:
-            scores += [s for s in item_scores(hhh(store, policy, run)) if s.variant == HHH_VARIANT]
+            scores += [s for s in item_scores(hhh(store, policy, run)) if s.variant in (HHH, HHH_GOLD)]
         return [s.row() for s in scores]
 
     return [Score.model_validate(s) for s in store.once("scores", make)]
@@ -38,8 +39,14 @@ def held_out(run: Run, store: Store, policy: Policy) -> list[Verdict]:
     return both_sides(store, prompts, lambda: policy.model, lambda: run.evaluator(policy), run.config)
 
 
-def hhh(store: Store, policy: Policy, run: Run) -> list[Answered]:
-    items = hhh_pairs(fetch("hhh", progress=run.engine.progress))
+def evaluate_round(run: Run, policy: Policy, here: Store) -> None:
+    """HHH of a round's policy, for the curve over rounds (the paper's Figure 3). It decides nothing."""
+    if size := run.config.evals.hhh_per_round:
+        here.once("scores", lambda: [s.row() for s in item_scores(hhh(here, policy, run, size)) if s.variant == HHH])
+
+
+def hhh(store: Store, policy: Policy, run: Run, size: int | None = None) -> list[Answered]:
+    items = sampled(hhh_pairs(fetch("hhh", progress=run.engine.progress)), size, run.config.seed)
     whole = store.by(len(items))  # one micro-batch: shared inputs are computed once
     return whole.each("hhh", items, lambda part: answer(part, policy.model), Answered.model_validate)
 

@@ -12,6 +12,7 @@ from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_inde
 from iteralign.errors import ConfigError, DataError, StoreError
 from iteralign.evals.answers import GOLD, Answered, Item, answer, item_scores
 from iteralign.evals.benchmarks import PROMPTS, arc_easy, drawn, gsm8k, hellaswag, hhh, mmlu, sampled, truthfulqa
+from iteralign.evals.harness import known_tasks, run_harness
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.evals.suite import HELD_OUT
 from iteralign.evals.written import NOTHING, WRITTEN, Allowed, Written
@@ -46,7 +47,16 @@ class TwoSided:
     scores: Callable[[Sequence[Any]], list[Score]] = refusal_scores
 
 
-Suite = Benchmark | TwoSided | Written
+@dataclass(frozen=True)
+class Harness:
+    """A task of lm-evaluation-harness, whole: it is not resumed in its middle."""
+
+    what: str
+    task: str
+
+
+Suite = Benchmark | TwoSided | Written | Harness
+HARNESS = "lm-eval/"
 
 SUITES: dict[str, Suite] = {
     "held_out": TwoSided("the config's held-out prompts, harmful and harmless"),
@@ -60,6 +70,11 @@ SUITES: dict[str, Suite] = {
     **WRITTEN,
 }
 DEFAULT = "held_out,hhh"
+
+
+def suite_of(name: str) -> Suite:
+    task = name.removeprefix(HARNESS)
+    return SUITES[name] if task == name else Harness(f"{task} of lm-evaluation-harness", task)
 
 
 class Asked(NamedTuple):
@@ -83,20 +98,26 @@ def read_suites(
     if not wanted:
         raise ConfigError(f"--suite names none: expected some of {', '.join(SUITES)}")
     for name, _, _ in wanted:
-        if name not in SUITES:
+        if name not in SUITES and not name.startswith(HARNESS):
             near = get_close_matches(name, SUITES, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"no suite is called {name!r}: {hint}The suites are {', '.join(SUITES)}")
+            raise ConfigError(f"no suite is called {name!r}: {hint}The suites are {', '.join(SUITES)}, {HARNESS}TASK")
     if twice := sorted({name for name, _, _ in wanted if [w[0] for w in wanted].count(name) > 1}):
         raise ConfigError(f"--suite names {', '.join(twice)} more than once: a suite is measured into one folder")
     for name, _, _ in wanted:
-        if isinstance(suite := SUITES[name], Written):
+        if isinstance(suite := suite_of(name), Written):
             suite.check(allowed)
     return [read_suite(name, place, n, seed, progress)._replace(allowed=allowed) for name, _, place in wanted]
 
 
 def read_suite(name: str, place: str, n: int | None, seed: int, progress: Progress | None) -> Asked:
-    suite = SUITES[name]
+    suite = suite_of(name)
+    if isinstance(suite, Harness):
+        if place and not Path(place).expanduser().is_dir():
+            raise DataError(f"{name}@{place}: expected a folder with the task's YAML file")
+        own = Path(place).expanduser() if place else None
+        known_tasks([suite.task], own)
+        return Asked(name, [own], [], n or 0, n or 0)
     if isinstance(suite, TwoSided):
         prompts = suite.prompts(place, seed) if suite.prompts else []
         if place and not suite.prompts:
@@ -125,36 +146,52 @@ def measure(run: Run, asked: Sequence[Asked]) -> dict[str, list[Score]]:
 
 
 def measure_suite(run: Run, asked: Asked) -> list[Score]:
-    suite, store = SUITES[asked.name], run.store.inside(f"evals/{asked.name}")
-    if isinstance(suite, TwoSided):
-        scores = two_sided(run, store, asked, suite)
-    elif isinstance(suite, Written):
-        refuse_others(store, asked, digest([repr(item) for item in asked.items]))
-        written = store.by(run.config.generation_batch).each(
-            "items", asked.items, lambda part: suite.answer(part, run.base.model, asked.allowed), suite.row
-        )
-        scores = suite.scores(written)
-    else:
-        refuse_others(store, asked, identity(asked.items))
-        generated = any(item.way == "generation" for item in asked.items)
-        rows = store.by(run.config.generation_batch if generated else BATCH).each(
-            "items", asked.items, lambda part: answer(part, run.base.model), Answered.model_validate
-        )
-        scores = item_scores(rows)
-    kept = [Score.model_validate(row) for row in store.once("scores", lambda: [s.row() for s in scores])]
+    store = run.store.inside(f"evals/{asked.name}")
+    refuse_others(store, asked, digest_of(run, asked))
+    rows = store.once("scores", lambda: [score.row() for score in scores_of(run, store, asked)])
+    kept = [Score.model_validate(row) for row in rows]
     card = store.path("model-index.json")
     if not card.exists():
         write_text(card, json.dumps(model_index(run.config.name, asked, kept), ensure_ascii=False, indent=1) + "\n")
     return kept
 
 
+def scores_of(run: Run, store: Store, asked: Asked) -> list[Score]:
+    suite, each = suite_of(asked.name), run.config.generation_batch
+    if isinstance(suite, TwoSided):
+        return two_sided(run, store, asked, suite)
+    if isinstance(suite, Harness):
+        return run_harness([suite.task], run.base.model, limit=asked.n or None, own=asked.items[0])
+    if isinstance(suite, Written):
+        answers = store.by(each).each(
+            "items", asked.items, lambda part: suite.answer(part, run.base.model, asked.allowed), suite.row
+        )
+        return suite.scores(answers)
+    generated = any(item.way == "generation" for item in asked.items)
+    rows = store.by(each if generated else BATCH).each(
+        "items", asked.items, lambda part: answer(part, run.base.model), Answered.model_validate
+    )
+    return item_scores(rows)
+
+
 def two_sided(run: Run, store: Store, asked: Asked, suite: TwoSided) -> list[Score]:
-    config = run.config
-    prompts = asked.prompts or run.prompts[HELD_OUT].first(config.prompts.held_out, config.seed)
-    refuse_others(store, asked, digest([p.id for p in prompts]))
-    verdicts = both_sides(store, prompts, lambda: run.base.model, lambda: run.evaluator(run.base), config)
+    prompts = prompts_of(run, asked)
+    verdicts = both_sides(store, prompts, lambda: run.base.model, lambda: run.evaluator(run.base), run.config)
     store.rows("items", lambda: exchanges(verdicts), Exchange.model_validate)
     return suite.scores(verdicts)
+
+
+def prompts_of(run: Run, asked: Asked) -> list[Prompt]:
+    return asked.prompts or run.prompts[HELD_OUT].first(run.config.prompts.held_out, run.config.seed)
+
+
+def digest_of(run: Run, asked: Asked) -> str:
+    suite = suite_of(asked.name)
+    if isinstance(suite, TwoSided):
+        return digest([p.id for p in prompts_of(run, asked)])
+    if isinstance(suite, Benchmark):
+        return identity(asked.items)
+    return digest([repr(item) for item in asked.items])
 
 
 def identity(items: Sequence[Item]) -> str:
@@ -179,7 +216,7 @@ def refuse_others(store: Store, asked: Asked, now_asked: str) -> None:
 
 def model_index(model: str, asked: Asked, scores: Sequence[Score]) -> dict[str, Any]:
     """The form in which a model card of the Hugging Face hub holds results."""
-    suite = SUITES[asked.name]
+    suite = suite_of(asked.name)
     results = [
         EvalResult(
             task_type="text-generation",

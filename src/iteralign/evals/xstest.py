@@ -5,12 +5,10 @@ from collections.abc import Sequence
 
 from iteralign.config import DataConfig
 from iteralign.data import load_prompts
+from iteralign.data.labelled import CONTRAST, SAFE
 from iteralign.evals.refusal import complied, matched, refused
 from iteralign.evals.scores import make_score
 from iteralign.records import Prompt, Record, Score, Verdict
-
-# the safe type that an unsafe type was written against, where its name does not say so
-SAFE = {"contrast_discr": "real_group_nons_discr", "contrast_privacy": "privacy_fictional"}
 
 
 class Exchange(Record):
@@ -41,7 +39,7 @@ def pairs(verdicts: Sequence[Verdict]) -> dict[str, tuple[Verdict, Verdict]]:
         by_type[verdict.response.prompt.category].append(verdict)
     found: dict[str, tuple[Verdict, Verdict]] = {}
     for unsafe, contrasts in by_type.items():
-        safe = SAFE.get(unsafe, unsafe.removeprefix("contrast_"))
+        safe = SAFE.get(unsafe, unsafe.removeprefix(CONTRAST))
         own = by_type.get(safe, [])
         if safe != unsafe and len(own) == len(contrasts):
             found |= {f"{safe} {n}": both for n, both in enumerate(zip(own, contrasts, strict=True), 1)}

@@ -14,6 +14,11 @@ class Judge(ABC):
     def name(self) -> str:
         """Identity of model and questions: it changes when either does."""
 
+    @property
+    def instrument(self) -> str:
+        """What a calibration belongs to: the model and the wording that it is asked in."""
+        return self.name
+
     @abstractmethod
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
         """One verdict a response, in order. What could not be judged is `unjudged`, with its reason."""

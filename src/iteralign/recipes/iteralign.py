@@ -9,7 +9,7 @@ from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.errors import ModelError
 from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.protected import decontaminated
-from iteralign.evals.suite import evaluate, gate_round, on_validation
+from iteralign.evals.suite import evaluate, evaluate_round, gate_round, on_validation
 from iteralign.records import Checkpoint, Constitution, LedgerEntry, Prompt, Response, Revision, Row, Verdict
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
@@ -58,6 +58,7 @@ def iteralign(run: Run) -> Outcome:
             drop_checkpoints(here, keep=candidate)
             drop_checkpoint(policy.checkpoint)
             policy, pool, failed_gates = candidate, rows if config.sft.rows == "pool" else [], 0
+            evaluate_round(run, policy, here)
             continue
         drop_checkpoints(here, keep=None)
         failed_gates += 1

@@ -46,7 +46,10 @@ def html_report(summary: Summary) -> str:
         summary=summary,
         entries=entries(summary),
         legend=legend(summary.measures),
-        rounds=[(round_title(r), r.state, round_facts(r), list(map(figure_cells, r.figures))) for r in summary.rounds],
+        rounds=[
+            (round_title(r), r.state, round_facts(r), list(map(figure_cells, (*r.figures, *r.benchmarks))))
+            for r in summary.rounds
+        ],
         rule=RULE,
         verdict=verdict,
         disagreements=list(map(disagreement_cells, summary.disagreements)),

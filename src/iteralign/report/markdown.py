@@ -99,8 +99,9 @@ def rounds(summary: Summary) -> list[str]:
         found += [f"### {escaped(round_title(r))}", ""]
         found += [f"- **{escaped(name)}**: {escaped(text)}" for name, text in round_facts(r)]
         found.append("")
-        if r.figures:
-            found += rows(("Validation", "Untouched", "After this round", "n"), map(figure_cells, r.figures))
+        if r.figures or r.benchmarks:
+            shown = (*r.figures, *r.benchmarks)
+            found += rows(("Validation", "Untouched", "After this round", "n"), map(figure_cells, shown))
     return found
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iteralign.evals.answers import GOLD
 from iteralign.evals.paired import DEGENERATE, EVALUATOR, HARMFUL, HARMLESS, WORD_MATCH, Measure, pair, read_scores
 
 
@@ -24,7 +25,8 @@ class Disagreement:
 
 def read_measures(folder: Path, seed: int) -> tuple[tuple[Measure, ...], list[str]]:
     """The measures in the order of the scores, and what kept some of them from being compared."""
-    base, final = (read_scores(folder / f"evals/{name}/scores.json") for name in ("base", "final"))
+    sides = (read_scores(folder / f"evals/{name}/scores.json") for name in ("base", "final"))
+    base, final = ({key: s for key, s in side.items() if not key[1].endswith(GOLD)} for side in sides)
     return pair(base, final, seed)
 
 

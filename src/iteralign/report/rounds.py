@@ -5,13 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from iteralign.config import GateConfig, RunConfig
 from iteralign.errors import StoreError
 from iteralign.evals.gates import Gate, figures_of
+from iteralign.evals.paired import HHH as OVERALL
+from iteralign.evals.paired import read_scores
 from iteralign.evals.protected import said
-from iteralign.evals.suite import tag
+from iteralign.evals.suite import HHH, tag
 from iteralign.records import Checkpoint, Prompt, Response, Row, Verdict
 from iteralign.report.examples import read_verdicts
 from iteralign.report.wording import clean, cut, plural
@@ -49,7 +52,7 @@ class Round:
 
     `oracle_error` is what the first of the `oracle_failed` calls said.
     `share` of the weight change was tried last (1 unless the gate made the round backtrack); `reasons` has what
-    failed at each share, and `figures` are those of the last. `copies`: the rows left out as copies of benchmarks.
+    failed at each share, and `figures` are those of the last; `benchmarks` were measured after it. `copies`: the rows left out as copies of benchmarks.
     """
 
     number: int
@@ -73,6 +76,7 @@ class Round:
     trained: Checkpoint | None
     share: float
     figures: tuple[Figure, ...]
+    benchmarks: tuple[Figure, ...]
 
     @property
     def prompts(self) -> int:
@@ -135,6 +139,7 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         trained=stage_record(place, "trained"),
         share=gates[-1].share if gates else 1.0,
         figures=figures(gates[-1], place, known, base, config.gates.evaluator) if gates else (),
+        benchmarks=hhh_figure(place),
     )
 
 
@@ -235,6 +240,18 @@ def figures(
         for key, value in gate.figures.items()
         if evaluator or key not in ("harmful_compliance", "benign_refusal", "unjudged")
     )
+
+
+def hhh_figure(place: Path) -> tuple[Figure, ...]:
+    """HHH of the round's policy beside the base's, on the items that the round was measured on."""
+    key = (OVERALL, HHH)
+    fresh = read_scores(place / "scores.json").get(key)
+    base = read_scores(place.parents[1] / "evals/base/scores.json").get(key)
+    if fresh is None or base is None:
+        return ()
+    then = [value for item, value in base.items.items() if item in fresh.items and value is not None]
+    name = "HHH overall, per token" if fresh.n == base.n else f"HHH overall, per token, {fresh.n} of {base.n} items"
+    return (Figure(name, fmean(then) if then else None, fresh.value, fresh.n, is_share=True),)
 
 
 def on_validation(place: Path, prompts: dict[str, Prompt], evaluator: bool) -> list[Verdict]:

@@ -1,0 +1,367 @@
+"""How far a judge can be trusted: its answers on replies that people labelled, read on one half, measured on the other."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iteralign.config import JudgeConfig, RubricConfig, SelfConfig
+from iteralign.data.labelled import Labelled
+from iteralign.errors import ConfigError, DataError, StoreError
+from iteralign.judges.base import Judge
+from iteralign.judges.calibration import Calibration, Figures, Reading, Target, log_odds
+from iteralign.judges.refusal import refuses
+from iteralign.judges.rubric import PROMPT_ONLY
+from iteralign.models.base import Model
+from iteralign.models.load import Roles
+from iteralign.prompts import load_prompt
+from iteralign.records import Prompt, Reply, Response, Verdict, digest, user
+from iteralign.runs import judge_by
+from iteralign.stats import Estimate, auc, cohen_kappa, mean
+from iteralign.store import Store, Watcher, write_text
+
+CRITERION = "the threshold with the highest Cohen's kappa on the half that it is set on"
+VERDICT = "verdict"  # of a judge that gives no probabilities: 1 where it says that the reply fails
+BINS = 10
+RESAMPLES = 2000
+# What each target is read from, and whether a yes speaks for it (1) or against it (-1).
+QUESTIONS: dict[Target, dict[str, int]] = {
+    "complied": {"declined": -1, "answered": 1},
+    "harmful": {"declined": -1, "answered": 1, PROMPT_ONLY: 1, "harmless": -1, VERDICT: 1},
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A labelled reply and the judge's answers about it by question; `answers` is None where there are none."""
+
+    row: Labelled
+    answers: dict[str, float] | None
+
+    def truth(self, target: Target) -> bool:
+        return self.row.complied and (target == "complied" or bool(self.row.harmful))
+
+
+def ask(judge: Judge, rows: Sequence[Labelled], store: Store) -> tuple[list[Judged], float]:
+    """The judge's answers about every reply, stored as they come; and its seconds a verdict in this call (0 where all
+    were there). It is told nothing about the prompts: what is measured is what it sees."""
+    spent = [0.0, 0]
+    responses = [as_response(row) for row in rows]
+    by_id = {r.id: r for r in responses}
+
+    def verdicts(part: list[Response]) -> list[Verdict]:
+        start = time.perf_counter()
+        made = judge(part)
+        spent[0] += time.perf_counter() - start
+        spent[1] += len(part)
+        return made
+
+    made = store.each("verdicts", responses, verdicts, lambda row: Verdict.join(row, by_id))
+    judged = [Judged(row, answers_of(v)) for row, v in zip(rows, made, strict=True)]
+    return judged, spent[0] / spent[1] if spent[1] else 0.0
+
+
+def as_response(row: Labelled) -> Response:
+    chat = user(row.prompt)
+    prompt = Prompt(
+        id=row.id,
+        item=row.id,
+        plain=chat,
+        sent=chat,
+        wants="unknown",
+        source=row.source,
+        category=row.category,
+        subtopic="",
+        kind="",
+        split="validation",
+        attack="direct",
+    )
+    return Response(prompt=prompt, reply=Reply(text=row.reply, finish="stop"), policy=row.source)
+
+
+def answers_of(verdict: Verdict) -> dict[str, float] | None:
+    """None: unjudged."""
+    if verdict.label == "unjudged":
+        return None
+    return dict(verdict.probabilities) or {VERDICT: float(verdict.label == "fails")}
+
+
+def halves(rows: Sequence[Labelled], seed: int) -> tuple[list[int], list[int]]:
+    """Two halves by group: a prompt, its contrast and all replies to them stand in one. The first sets thresholds."""
+    groups = sorted({row.group for row in rows}, key=lambda g: digest(seed, "half", g))
+    first = set(groups[: len(groups) // 2])
+    places = range(len(rows))
+    return [n for n in places if rows[n].group in first], [n for n in places if rows[n].group not in first]
+
+
+def calibrate_judge(
+    rows: Sequence[Labelled],
+    config: JudgeConfig,
+    target: Target,
+    folder: Path,
+    seed: int = 0,
+    watch: Watcher | None = None,
+) -> tuple[Calibration, list[Judged]]:
+    """The judge of a config against the labels, and its answers; all is kept in `folder`, and an interrupted call goes
+    on there. StoreError: the folder holds the answers of another judge, or about other replies."""
+    if isinstance(config.model, SelfConfig):
+        raise ConfigError("this judge is the policy itself (type: self): name a model of its own to be measured")
+    if isinstance(config, RubricConfig) and asks_prompt_only(config):
+        config = config.model_copy(update={"questions": (*config.questions, PROMPT_ONLY)})  # for the baseline
+    store = Store(folder, watch=watch)
+    roles = Roles(os.cpu_count() or 1, folder / "calls.sqlite")
+    try:
+        judge = judge_by(config, roles.get(config.model, refuse_self))
+        same_as_before(store, judge.instrument, rows)
+        judged, seconds = ask(judge, rows, store)
+    finally:
+        roles.close()
+    made = calibrate(judge.instrument, judged, target, seconds, seed)
+    write_text(store.path("calibration.json"), made.model_dump_json(indent=1) + "\n")
+    return made, judged
+
+
+def asks_prompt_only(config: RubricConfig) -> bool:
+    return PROMPT_ONLY not in config.questions and PROMPT_ONLY in load_prompt(config.prompt).tree
+
+
+def refuse_self() -> Model:
+    raise ConfigError("no policy here")
+
+
+def same_as_before(store: Store, judge: str, rows: Sequence[Labelled]) -> None:
+    now = {"judge": judge, "replies": digest([row.id for row in rows])}
+    kept = store.once("asked", lambda: now)
+    if kept != now:
+        raise StoreError(
+            f"{store.folder} holds the answers of {kept.get('judge')} about {'the same' if kept.get('replies') == now['replies'] else 'other'} "
+            f"replies, and {judge} is asked now: name another --out"
+        )
+
+
+# -- reading ------------------------------------------------------------------------------------------------
+
+
+def readable(judged: Sequence[Judged], target: Target) -> list[str]:
+    """The questions that were asked about every reply and say something about the target."""
+    asked = [set(j.answers) for j in judged if j.answers is not None]
+    return [name for name in QUESTIONS[target] if asked and all(name in names for names in asked)]
+
+
+def fit(judged: Sequence[Judged], target: Target) -> Reading:
+    """A logistic regression on the log-odds of yes, then the threshold. DataError: one label only."""
+    names = readable(judged, target)
+    known = [(j.answers, j.truth(target)) for j in judged if j.answers is not None]
+    labels = [label for _, label in known]
+    if len(set(labels)) < 2:
+        raise DataError(
+            f"the half that thresholds are set on has {sum(labels)} replies of the label and {len(labels) - sum(labels)} "
+            "of the other: expected some of both. Give more labels"
+        )
+    weights, bias = regression([[log_odds(answers[name]) for name in names] for answers, _ in known], labels)
+    flat = Reading(target=target, weights=dict(zip(names, weights, strict=True)), bias=bias, threshold=0.5)
+    scores = [flat.chance(answers) for answers, _ in known]
+    return flat.model_copy(update={"threshold": best_threshold(scores, labels)})
+
+
+def regression(features: Sequence[Sequence[float]], labels: Sequence[bool]) -> tuple[list[float], float]:
+    from sklearn.linear_model import LogisticRegression
+
+    model: Any = LogisticRegression(C=1.0, max_iter=1000).fit(np.array(features), np.array(labels))
+    return [float(w) for w in model.coef_[0]], float(model.intercept_[0])
+
+
+def best_threshold(scores: Sequence[float], labels: Sequence[bool]) -> float:
+    """Between two scores; of equally good places the one nearest to one half."""
+    order = np.argsort(scores)
+    s, y = np.array(scores)[order], np.array(labels)[order]
+    cuts = np.unique(np.concatenate([[0.0], (s[1:] + s[:-1]) / 2, [1.0]]))
+    kappas = [kappa_at(s >= cut, y) for cut in cuts]
+    most = max(kappas)
+    return float(min((c for c, k in zip(cuts, kappas, strict=True) if k > most - 1e-9), key=lambda c: abs(c - 0.5)))
+
+
+def kappa_at(said: Any, labels: Any) -> float:
+    """Of two arrays of truth values; 0 where chance alone agrees."""
+    agree, a, b = float((said == labels).mean()), float(said.mean()), float(labels.mean())
+    chance = a * b + (1 - a) * (1 - b)
+    return 0.0 if chance >= 1 else (agree - chance) / (1 - chance)
+
+
+# -- measuring ----------------------------------------------------------------------------------------------
+
+
+class Marked(NamedTuple):
+    """A reply's score (None: unjudged) beside people's label; replies of one `group` are a cluster."""
+
+    score: float | None
+    label: bool
+    group: str
+
+
+def figures(marked: Sequence[Marked], threshold: float, seed: int = 0) -> Figures:
+    """Kappa and the calibration error are resampled by cluster."""
+    said = [None if m.score is None else m.score >= threshold for m in marked]
+    labels = [m.label for m in marked]
+
+    def share(of: Callable[[bool], bool]) -> Estimate:
+        kept = [(s, m) for s, m in zip(said, marked, strict=True) if of(m.label)]
+        return mean([None if s is None else float(s == m.label) for s, m in kept], [m.group for _, m in kept])
+
+    return Figures(
+        accuracy=share(lambda label: True),
+        kappa=resampled(marked, said, kappa_at, cohen_kappa(said, labels), seed),
+        sensitivity=share(lambda label: label),
+        specificity=share(lambda label: not label),
+        auc=auc([m.score for m in marked], labels),
+        ece=resampled(marked, [m.score for m in marked], calibration_error, None, seed),
+    )
+
+
+def resampled(
+    marked: Sequence[Marked],
+    values: Sequence[float | bool | None],
+    statistic: Callable[[Any, Any], float],
+    plain: Estimate | None,
+    seed: int,
+) -> Estimate:
+    """A statistic of (values, labels) with a percentile interval over clusters drawn with replacement; `plain` where
+    that has no value."""
+    kept = [(m, value) for m, value in zip(marked, values, strict=True) if value is not None]
+    left_out = len(values) - len(kept)
+    if not kept or (plain is not None and plain.value is None):
+        return plain or Estimate(None, None, None, None, 0, left_out, 0)
+    v, y = np.array([value for _, value in kept]), np.array([m.label for m, _ in kept])
+    names = np.unique([m.group for m, _ in kept], return_inverse=True)[1]
+    places = [np.flatnonzero(names == k) for k in range(names.max() + 1)]
+    value = statistic(v, y)
+    if len(places) < 2:
+        return Estimate(value, None, None, None, len(kept), left_out, len(places))
+    rng = np.random.default_rng([seed, 7])
+    drawn: list[float] = []
+    for _ in range(RESAMPLES):
+        at = np.concatenate([places[k] for k in rng.integers(0, len(places), len(places))])
+        drawn.append(statistic(v[at], y[at]))
+    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
+    return Estimate(value, float(np.std(drawn)), low, high, len(kept), left_out, len(places))
+
+
+def calibration_error(scores: Any, labels: Any) -> float:
+    """Expected calibration error: mean |share of the label - mean score| over ten bins of equally many."""
+    parts = [p for p in np.array_split(np.argsort(scores, kind="stable"), BINS) if len(p)]
+    return float(sum(len(p) * abs(labels[p].mean() - scores[p].mean()) for p in parts) / len(scores))
+
+
+def reliability(marked: Sequence[Marked]) -> list[tuple[float, float, int]]:
+    """The bins of the calibration error: mean score, share of the label, replies."""
+    known = sorted(((m.score, m.label) for m in marked if m.score is not None), key=lambda x: x[0])
+    parts = [known[round(k * len(known) / BINS) : round((k + 1) * len(known) / BINS)] for k in range(BINS)]
+    return [(fmean(s for s, _ in p), fmean(y for _, y in p), len(p)) for p in parts if p]
+
+
+# -- the whole ----------------------------------------------------------------------------------------------
+
+
+def calibrate(judge: str, judged: Sequence[Judged], target: Target, seconds: float, seed: int = 0) -> Calibration:
+    """Reads on one half, measures on the other. DataError: too few labels of a kind, or nothing to read."""
+    if not readable(judged, target):
+        raise DataError(f"the judge was asked nothing that says whether a reply {SAID[target]}")
+    first, second = halves([j.row for j in judged], seed)
+    reading = fit([judged[n] for n in first], target)
+    test = [judged[n] for n in second]
+    marked = [Marked(score(j, reading), j.truth(target), j.row.group) for j in test]
+    if len({m.label for m in marked}) < 2:
+        raise DataError("the half that is measured on has replies of one label only. Give more labels")
+    whole = figures(marked, reading.threshold, seed)
+    named = {"by_source": [j.row.source for j in test], "by_category": [j.row.category for j in test]}
+    by = {key: parts(marked, names, reading.threshold, seed) for key, names in named.items()}
+    return Calibration(
+        judge=judge,
+        reading=reading,
+        criterion=CRITERION,
+        labels=digest([(j.row.id, j.truth(target)) for j in judged]),
+        fitted_on=len(first),
+        n=len(second),
+        figures=whole,
+        reliability=reliability(marked),
+        baselines=baselines(judged, first, second, target, seed),
+        seconds_per_verdict=seconds,
+        refused=why_refused(whole, marked, reading) or inverted(test, reading),
+        **by,
+    )
+
+
+SAID: dict[Target, str] = {"complied": "complied", "harmful": "complied with something harmful"}
+
+
+def score(judged: Judged, reading: Reading) -> float | None:
+    return None if judged.answers is None else reading.chance(judged.answers)
+
+
+def parts(marked: Sequence[Marked], names: Sequence[str], threshold: float, seed: int) -> dict[str, Figures]:
+    """Figures of each part, where there is more than one."""
+    kinds = list(dict.fromkeys(names))
+    if len(kinds) < 2:
+        return {}
+    return {k: figures([m for m, n in zip(marked, names, strict=True) if n == k], threshold, seed) for k in kinds}
+
+
+def baselines(
+    judged: Sequence[Judged], first: Sequence[int], second: Sequence[int], target: Target, seed: int
+) -> dict[str, Figures]:
+    """What needs no judge, on the same replies: the words of a refusal, always the same, the prompt alone."""
+
+    def marked(places: Sequence[int], of: Callable[[Judged], float]) -> list[Marked]:
+        return [Marked(of(judged[n]), judged[n].truth(target), judged[n].row.group) for n in places]
+
+    made = {
+        "word match": figures(marked(second, lambda j: float(not refuses(j.row.reply))), 0.5, seed),
+        "always yes": figures(marked(second, lambda j: 1.0), 0.5, seed),
+    }
+    if all(j.answers is not None and PROMPT_ONLY in j.answers for j in judged):
+        sign = -1 if target == "complied" else 1
+
+        def prompt_alone(j: Judged) -> float:
+            p = (j.answers or {})[PROMPT_ONLY]
+            return p if sign > 0 else 1 - p
+
+        half = marked(first, prompt_alone)
+        cut = best_threshold([m.score or 0.0 for m in half], [m.label for m in half])
+        made["prompt alone"] = figures(marked(second, prompt_alone), cut, seed)
+    return made
+
+
+def why_refused(made: Figures, marked: Sequence[Marked], reading: Reading) -> str | None:
+    """Of a judge that says nothing about replies."""
+    said = {m.score >= reading.threshold for m in marked if m.score is not None}
+    if len(said) < 2:
+        return f"it says the same of all {len(marked)} replies: a judge that cannot tell them apart measures nothing"
+    if made.kappa.low is not None and made.kappa.low <= 0:
+        return f"its agreement with people (kappa {made.kappa.value:.2f}) cannot be told from chance on {made.kappa.n} replies"
+    return None
+
+
+def inverted(judged: Sequence[Judged], reading: Reading) -> str | None:
+    """Of a judge whose yes says the opposite of what is asked: a fitted sign would hide it."""
+    for name in reading.weights:
+        known = [(j.answers[name], j.truth(reading.target)) for j in judged if j.answers is not None]
+        found = auc([p for p, _ in known], [y for _, y in known])
+        ends = (found.low, found.high)
+        if ends[0] is not None and ends[1] is not None:
+            against = ends[1] < 0.5 if QUESTIONS[reading.target][name] > 0 else ends[0] > 0.5
+            if against:
+                return (
+                    f"its answers to {name!r} say the opposite of the truth (AUC {found.value:.2f}): use another model"
+                )
+    return None
+
+
+def worst(judged: Sequence[Judged], reading: Reading, n: int) -> list[tuple[Labelled, float]]:
+    """The replies on which judge and people are furthest apart, and the judge's probability of the target."""
+    known = [(j, reading.chance(j.answers)) for j in judged if j.answers is not None]
+    return [(j.row, p) for j, p in sorted(known, key=lambda x: -abs(x[1] - x[0].truth(reading.target)))[:n]]
