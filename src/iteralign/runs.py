@@ -15,6 +15,7 @@ from iteralign.constitutions import load_constitution
 from iteralign.data import assert_disjoint, load_prompts
 from iteralign.errors import ConfigError, DataError
 from iteralign.judges.base import Judge
+from iteralign.judges.calibration import calibration_of, file_of
 from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Model
@@ -60,10 +61,17 @@ class Run:
         return self.roles.get(self.config.oracle, lambda: policy.model)
 
     def judge(self, policy: Policy) -> Judge:
-        return judge_of(self.config.judge, self.roles, policy)
+        return self._kept("judge", self.config.judge, policy)
 
     def evaluator(self, policy: Policy) -> Judge:
-        return judge_of(self.config.evaluator, self.roles, policy)
+        return self._kept("evaluator", self.config.evaluator, policy)
+
+    def _kept(self, role: str, config: JudgeConfig, policy: Policy) -> Judge:
+        """What the judge was measured to be worth is kept beside what it says."""
+        judge = judge_of(config, self.roles, policy)
+        if made := calibration_of(config, judge.instrument):
+            self.store.once(file_of(role), made.row)
+        return judge
 
     def close(self) -> None:
         self.roles.close()

@@ -11,6 +11,7 @@ from iteralign.errors import StoreError
 from iteralign.evals.answers import GOLD
 from iteralign.evals.paired import EVALUATOR, Key, Measure, detectable, pair, read_scores
 from iteralign.evals.tax import AlignmentTax, alignment_tax
+from iteralign.judges.calibration import Calibration, calibration_in
 from iteralign.records import Score
 from iteralign.store import differing, read_rows
 
@@ -42,11 +43,12 @@ class Scored:
     gold: dict[Key, Score]
     tokens: dict[str, set[tuple[int, ...]]]
     settings: dict[str, Any] | None
+    calibration: Calibration | None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """`one_sided` says which metrics only one side holds: they are in no table. `tax` is None without benchmarks."""
+    """`calibration`: the evaluator's, where both sides have the same one. `one_sided` says which metrics only one side holds: they are in no table. `tax` is None without benchmarks."""
 
     base: Path
     aligned: Path
@@ -54,6 +56,7 @@ class Compared:
     tax: AlignmentTax | None
     one_sided: tuple[str, ...]
     notes: tuple[str, ...]
+    calibration: Calibration | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: fractions of 1, the tax in percent."""
@@ -93,7 +96,8 @@ def compare_folders(base: Path, aligned: Path, seed: int = 0) -> Compared:
         raise StoreError(f"{problems[0]}{more}. Evaluate both on the same prompts and items, with the same seed")
     tax = alignment_tax(measures, gold_of(before, after), seed)
     alone = [f"only in {s.folder}: {named(left)}" for s, left in (lone(before, after), lone(after, before)) if left]
-    return Compared(base, aligned, measures, tax if tax.lines else None, tuple(alone), tuple(notes))
+    worth = before.calibration if before.calibration == after.calibration else None
+    return Compared(base, aligned, measures, tax if tax.lines else None, tuple(alone), tuple(notes), worth)
 
 
 def named(keys: Sequence[Key] | Mapping[Key, Score]) -> str:
@@ -189,7 +193,8 @@ def read_scored(folder: Path) -> Scored:
     if not scores:
         raise StoreError(f"{folder} holds no scores: {EXPECTED}; an evaluation that was interrupted is not finished")
     gold = {key: scores.pop(key) for key in [*scores] if key[1].endswith(GOLD)}
-    return Scored(folder, scores, gold, tokens, settings_of(folder))
+    run = run_of(folder)
+    return Scored(folder, scores, gold, tokens, settings_of(run) if run else None, calibration_in(run) if run else None)
 
 
 def places(folder: Path) -> Iterator[Path]:
@@ -209,12 +214,14 @@ def likelihood_rows(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row.get("total"), list) and isinstance(row.get("tokens"), list)]
 
 
-def settings_of(folder: Path) -> dict[str, Any] | None:
-    """The config of the run that the folder lies in."""
+def run_of(folder: Path) -> Path | None:
+    """The run directory that a folder lies in."""
     whole = folder.resolve()
-    path = next((p / "config.yaml" for p in (whole, *whole.parents[:3]) if (p / "config.yaml").is_file()), None)
-    if path is None:
-        return None
+    return next((p for p in (whole, *whole.parents[:3]) if (p / "config.yaml").is_file()), None)
+
+
+def settings_of(run: Path) -> dict[str, Any] | None:
+    path = run / "config.yaml"
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:

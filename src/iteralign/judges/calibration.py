@@ -123,3 +123,14 @@ def reading_of(config: Calibrated, instrument: str) -> Reading | None:
     """How the judge's answers are read, where it was measured on whether replies complied."""
     made = calibration_of(config, instrument)
     return made.reading if made and made.reading.target == "complied" else None
+
+
+def file_of(role: str) -> str:
+    """Where a run keeps the calibration of its judge or evaluator."""
+    return f"calibration-{role}"
+
+
+def calibration_in(folder: Path, role: str = "evaluator") -> Calibration | None:
+    """Of a run's directory; None: uncalibrated."""
+    path = folder / f"{file_of(role)}.json"
+    return read_calibration(path) if path.is_file() else None

@@ -7,6 +7,7 @@ from rich.text import Text
 from iteralign.evals.compare import Compared
 from iteralign.evals.paired import EVALUATOR, Measure, detectable
 from iteralign.evals.tax import AlignmentTax, Tax
+from iteralign.report.corrected import calibration_notes
 from iteralign.report.examples import Changed
 from iteralign.report.findings import UNCALIBRATED, nothing_changed
 from iteralign.report.table import legend
@@ -45,7 +46,9 @@ def notes(compared: Compared) -> list[str]:
         if m.only_unadjusted and m.change
     ]
     left_out = [f"Not compared, {x}." for x in compared.one_sided]
-    return [*alone, *([UNCALIBRATED] if judged else []), *compared.notes, *left_out]
+    made = compared.calibration
+    worth = calibration_notes(compared.measures, made, 0) if made else [UNCALIBRATED]
+    return [*alone, *(worth if judged else []), *compared.notes, *left_out]
 
 
 def finds(measure: Measure) -> str:

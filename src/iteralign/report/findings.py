@@ -5,13 +5,15 @@ from collections.abc import Sequence
 
 from iteralign.config import RunConfig, ScriptedConfig
 from iteralign.evals.paired import DEGENERATE, EVALUATOR, HARMFUL, HARMLESS, HHH, WORD_MATCH, Measure
+from iteralign.judges.calibration import Calibration
+from iteralign.report.corrected import calibration_notes
 from iteralign.report.examples import Changed
 from iteralign.report.measures import Disagreement, broken_instead, find
 from iteralign.report.roles import shared_model
 from iteralign.report.rounds import Round
 from iteralign.report.wording import interval, lost_calls, p_value, plural, points
 
-UNCALIBRATED = "Judge-measured rates are uncalibrated: no human labels stand behind the judge or the evaluator."
+UNCALIBRATED = "Judge-measured rates are uncalibrated: no human labels stand behind the evaluator."
 
 
 def untouched(rounds: Sequence[Round]) -> str | None:
@@ -141,9 +143,15 @@ def cost_limit(measures: Sequence[Measure]) -> list[str]:
     ]
 
 
-def notes(measures: Sequence[Measure], changed: Changed, rounds: Sequence[Round], config: RunConfig) -> tuple[str, ...]:
+def notes(
+    measures: Sequence[Measure],
+    changed: Changed,
+    rounds: Sequence[Round],
+    config: RunConfig,
+    calibration: Calibration | None,
+) -> tuple[str, ...]:
     """What must stand beside the table, in every report."""
-    found = [UNCALIBRATED]
+    found = calibration_notes(measures, calibration, config.seed) if calibration else [UNCALIBRATED]
     if (shared := shared_model(config)) is not None:
         found.append(shared)
     judged = [m for m in measures if m.variant == EVALUATOR and m.name in (HARMFUL, HARMLESS)]

@@ -11,6 +11,7 @@ import yaml
 from iteralign.config import RunConfig, parse
 from iteralign.errors import InputError, StoreError
 from iteralign.evals.paired import Measure
+from iteralign.judges.calibration import calibration_in
 from iteralign.records import Prompt
 from iteralign.report.examples import Changed, Example, choose_examples, read_changed, read_verdicts
 from iteralign.report.findings import notes, nothing_changed, shows, shows_not
@@ -81,7 +82,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         full=full,
         roles=roles,
         warnings=warnings(roles, stopped, nothing, missing),
-        notes=notes(measures, changed, rounds, config),
+        notes=notes(measures, changed, rounds, config, calibration_in(folder)),
         findings=(shows(measures, nothing, config), shows_not(measures, differing, config, nothing)),
         measures=measures,
         disagreements=differing,
