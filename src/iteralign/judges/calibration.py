@@ -96,7 +96,7 @@ def calibration_of(config: Calibrated, instrument: str) -> Calibration | None:
         shipped = parsed(EMBEDDED, lambda tree: {k: Calibration.model_validate(c) for k, c in tree.items()})
         if instrument not in shipped:
             raise ConfigError(
-                f"calibration: embedded is of {', '.join(shipped)}, but this judge is {instrument}: measure it with "
+                f"calibration: embedded is of {', '.join(shipped) or 'no judge yet'}, but this judge is {instrument}: measure it with "
                 "iteralign judge calibrate, or leave `calibration` out"
             )
         made = shipped[instrument]
