@@ -56,7 +56,7 @@ def load_module(source: str | Path, dtype: torch.dtype, trust_remote_code: bool 
         settings: dict[str, Any] = {**place(source), "dtype": dtype, "trust_remote_code": trust_remote_code}
         if "gguf_file" in settings:  # weights that stay quantised could not be trained
             settings["quantization_config"] = GgufConfig(dequantize=True)
-            vars(modeling_gguf_pytorch_utils)["tqdm"] = partial(tqdm, disable=True)  # it has no switch of its own
+            modeling_gguf_pytorch_utils.__dict__["tqdm"] = partial(tqdm, disable=True)  # it has no switch of its own
         module: Any = kind.from_pretrained(**settings, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a language model from {source}: {error}") from error
