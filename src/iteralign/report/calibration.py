@@ -15,8 +15,8 @@ from iteralign.stats import Estimate
 COLUMNS = {
     "accuracy": "accuracy ",
     "kappa": "kappa ",
-    "sensitivity": "sensitiv. ",
-    "specificity": "specific. ",
+    "sensitivity": "sens. ",
+    "specificity": "spec. ",
     "auc": "AUC ",
     "ece": "ECE ",
 }
@@ -27,20 +27,17 @@ WORST = 5
 def print_calibration(made: Calibration, judged: Sequence[Judged], console: Console | None = None) -> None:
     console = console or Console()
     target = SAID[made.reading.target]
-    console.print(f"Which replies {target}: the judge against people, 95 % intervals below")
+    console.print(f"Which replies {target}: the judge against people, 95 % intervals below (sens.: of those that did)")
     table = Table(box=SIMPLE, padding=0, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("n", justify="right", min_width=5)
+    table.add_column("", no_wrap=True, max_width=19)
     for name in COLUMNS.values():
         table.add_column(name, justify="right", no_wrap=True)
-    rows: dict[str, Figures] = {"the judge": made.figures, **made.baselines}
-    for name, figures in rows.items():
-        table.add_row(name, str(figures.accuracy.n), *(shown(getattr(figures, c)) for c in COLUMNS))
-    for part in (made.by_source, made.by_category):
-        if part:
-            table.add_section()
-        for name, figures in part.items():
-            table.add_row(clean(name), str(figures.accuracy.n), *(shown(getattr(figures, c)) for c in COLUMNS))
+    for name, figures in {"the judge": made.figures, **made.baselines, **made.by_source}.items():
+        table.add_row(label(name, figures), *(with_interval(getattr(figures, c)) for c in COLUMNS))
+    if made.by_category:
+        table.add_section()
+    for name, figures in made.by_category.items():
+        table.add_row(label(name, figures), *(shown(getattr(figures, c)) for c in COLUMNS))
     console.print(table)
     console.print(picture(made))
     weights = ", ".join(f"{name} {weight:+.2f}" for name, weight in made.reading.weights.items())
@@ -56,11 +53,20 @@ def print_calibration(made: Calibration, judged: Sequence[Judged], console: Cons
         console.print(Text(f"Refused: {made.refused}", style="red"))
 
 
+def label(name: str, figures: Figures) -> str:
+    """The end of a long name tells it from its neighbours."""
+    short = clean(name).removeprefix("xstest_v2_completions_")
+    return f"{short if len(short) <= 13 else '…' + short[-12:]} ({figures.accuracy.n})"
+
+
 def shown(figure: Estimate) -> str:
-    if figure.value is None:
-        return "-"
-    ends = "" if figure.low is None or figure.high is None else f"\n{figure.low:.2f}–{figure.high:.2f} "
-    return f"{figure.value:.3f} {ends}"
+    return "-" if figure.value is None else f"{figure.value:.3f} "
+
+
+def with_interval(figure: Estimate) -> str:
+    if figure.low is None or figure.high is None:
+        return shown(figure)
+    return f"{shown(figure)}\n{figure.low:.2f}–{figure.high:.2f} "
 
 
 def picture(made: Calibration) -> Table:
