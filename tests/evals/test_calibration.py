@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from iteralign.records import Response, Verdict
 from iteralign.report.calibration import print_calibration
 from iteralign.store import Store
 
+ROOT = Path(__file__).parents[2]
+SCRIPTED = ROOT / "configs" / "scripted.yaml"
 DATA = Path(os.environ.get("ITERALIGN_TEST_DATA", "absent"))
 COMPLETIONS = sorted(DATA.glob("xstest/completions/*.csv"))
 
@@ -212,6 +216,29 @@ def test_answers_of_another_judge_are_not_taken_for_its_own(tmp_path: Path) -> N
     same_as_before(Store(tmp_path), "one", labelled(4))
     with pytest.raises(StoreError, match="the answers of one about the same replies, and two is asked now"):
         same_as_before(Store(tmp_path), "two", labelled(4))
+
+
+def test_the_command_names_its_mistakes_and_writes_nothing_it_should_not_be_used_for(tmp_path: Path) -> None:
+    labels = xstest_file(tmp_path)
+    out = tmp_path / "out"
+
+    def calibrate_by(*arguments: object) -> tuple[int, str]:
+        command = ["judge", "calibrate", "--judge", SCRIPTED, "--out", out, *arguments]
+        done = subprocess.run(
+            [sys.executable, "-m", "iteralign.cli", *map(str, command)],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    assert calibrate_by("--labels", tmp_path / "absent.csv")[0] == 2
+    code, said = calibrate_by("--labels", labels, "--role", "oracle")
+    assert (code, "expected judge or evaluator" in said) == (2, True)
+    code, said = calibrate_by("--labels", labels)  # a scripted judge, and one reply that complied
+    assert code == 2 and "labels" in said and not (out / "calibration.json").exists()
 
 
 # -- what is left behind --------------------------------------------------------------------------------------

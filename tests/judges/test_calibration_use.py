@@ -29,7 +29,8 @@ def calibration(judge: str, kappa: float = 0.85, reading: Reading | None = None,
     values = {"accuracy": 0.9, "kappa": kappa, "sensitivity": 0.9, "specificity": 0.95, "auc": 0.95, "ece": 0.05}
     return Calibration(
         judge=judge,
-        reading=reading or Reading(target="complied", weights={"declined": -1.0, "answered": 1.0}, bias=0, threshold=0.5),
+        reading=reading
+        or Reading(target="complied", weights={"declined": -1.0, "answered": 1.0}, bias=0, threshold=0.5),
         criterion="set by hand",
         labels="0",
         fitted_on=100,
@@ -128,4 +129,7 @@ def test_a_run_keeps_what_its_evaluator_is_worth_and_corrects_its_rates(tmp_path
     assert not any("uncalibrated" in note for note in notes)
     assert any("kappa 0.85 on 100 labelled replies (sensitivity 0.90, specificity 0.95)" in note for note in notes)
     corrected = [note for note in notes if note.startswith("Corrected for the evaluator's errors")]
-    assert [("harmful compliance" in note, "harmless refused" in note) for note in corrected] == [(True, False), (False, True)]
+    assert [("harmful compliance" in note, "harmless refused" in note) for note in corrected] == [
+        (True, False),
+        (False, True),
+    ]

@@ -55,7 +55,7 @@ def print_calibration(made: Calibration, judged: Sequence[Judged], console: Cons
 
 def label(name: str, figures: Figures) -> str:
     """The end of a long name tells it from its neighbours."""
-    short = clean(name).removeprefix("xstest_v2_completions_")
+    short = clean(name).removeprefix("xstest_v2_completions_").replace("contrast_", "c. ")
     return f"{short if len(short) <= 13 else '…' + short[-12:]} ({figures.accuracy.n})"
 
 
