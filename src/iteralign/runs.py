@@ -10,12 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from iteralign.config import JudgeConfig, LlamaCppConfig, PaperJudgeConfig, RunConfig, TransformersConfig
+from iteralign.config import JudgeConfig, LlamaCppConfig, PaperJudgeConfig, RubricConfig, RunConfig, TransformersConfig
 from iteralign.constitutions import load_constitution
 from iteralign.data import assert_disjoint, load_prompts
 from iteralign.errors import ConfigError, DataError
 from iteralign.judges.base import Judge
 from iteralign.judges.calibration import calibration_of, file_of
+from iteralign.judges.classifier import Classifier
 from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Model
@@ -83,7 +84,9 @@ def judge_of(config: JudgeConfig, roles: Roles, policy: Policy) -> Judge:
 
 
 def judge_by(config: JudgeConfig, model: Model) -> Judge:
-    return PaperJudge(config, model) if isinstance(config, PaperJudgeConfig) else Rubric(config, model)
+    if isinstance(config, RubricConfig):
+        return Rubric(config, model)
+    return PaperJudge(config, model) if isinstance(config, PaperJudgeConfig) else Classifier(config, model)
 
 
 def open_(

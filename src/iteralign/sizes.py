@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iteralign.config import LlamaCppConfig, LoraConfig, ModelConfig, OpenAIConfig, ScriptedConfig, TransformersConfig
+from iteralign.config import (
+    LlamaCppConfig,
+    LoraConfig,
+    ModelConfig,
+    OpenAIConfig,
+    ScriptedConfig,
+    SequenceClassifierConfig,
+    TransformersConfig,
+)
 from iteralign.downloads import hub_address
 from iteralign.errors import ModelError
 from iteralign.sources import Source, cache_folder, find, is_hub, listing, resolve
@@ -240,7 +248,7 @@ def memory_of(
         return Amount(name, weight.bytes + round(2 * weight.parameters), f"{said}; 2 bytes a parameter in torch")
     if weight.parameters is None:
         return Amount(name, None, weight.basis)
-    n, own = weight.parameters, WEIGHT_BYTES[model.dtype]
+    n, own = weight.parameters, 4 if isinstance(model, SequenceClassifierConfig) else WEIGHT_BYTES[model.dtype]
     what = f"{n / 1e6:,.0f}M parameters ({weight.basis}), {own} bytes each"
     if not trained:
         return Amount(name, round(n * own), what)

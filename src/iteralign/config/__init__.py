@@ -9,10 +9,12 @@ from iteralign.config.models import (
     ScriptedConfig,
     Section,
     SelfConfig,
+    SequenceClassifierConfig,
     TransformersConfig,
 )
 from iteralign.config.parts import (
     Calibrated,
+    ClassifierConfig,
     DataConfig,
     DiscoverConfig,
     EvalsConfig,
@@ -32,6 +34,7 @@ from iteralign.config.run import RunConfig
 
 __all__ = [
     "Calibrated",
+    "ClassifierConfig",
     "DataConfig",
     "DiscoverConfig",
     "EvalsConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "ScriptedConfig",
     "Section",
     "SelfConfig",
+    "SequenceClassifierConfig",
     "TransformersConfig",
     "load_config",
     "parse",

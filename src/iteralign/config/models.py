@@ -29,6 +29,12 @@ class TransformersConfig(Section):
     trust_remote_code: bool = False
 
 
+class SequenceClassifierConfig(TransformersConfig):
+    """A model with a classification head (AutoModelForSequenceClassification): it reads exchanges, and writes nothing."""
+
+    type: Literal["sequence_classifier"] = "sequence_classifier"  # type: ignore[reportIncompatibleVariableOverride]
+
+
 class LlamaCppConfig(Section):
     """A GGUF file in this process: replies by llama.cpp.
 
@@ -77,4 +83,9 @@ ModelConfig = Annotated[
 ]
 RoleConfig = Annotated[
     TransformersConfig | LlamaCppConfig | OpenAIConfig | ScriptedConfig | SelfConfig, Field(discriminator="type")
+]
+# what can say which of a few labels an exchange has
+LabelConfig = Annotated[
+    SequenceClassifierConfig | TransformersConfig | LlamaCppConfig | OpenAIConfig | ScriptedConfig,
+    Field(discriminator="type"),
 ]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from iteralign.config.models import RoleConfig, Section
+from iteralign.config.models import LabelConfig, RoleConfig, Section
 
 
 class SamplingConfig(Section):
@@ -81,7 +81,24 @@ class PaperJudgeConfig(Calibrated):
     max_new_tokens: int = Field(default=64, ge=1)
 
 
-JudgeConfig = Annotated[RubricConfig | PaperJudgeConfig, Field(discriminator="type")]
+class ClassifierConfig(Calibrated):
+    """A classifier, or a guard model that answers with a label (`type: transformers`): the judge looks at `label`'s
+    probability among `label` and `others`.
+
+    `means`: what the label stands for. Of harm alone nothing is known about answers to harmless requests: they stay
+    unjudged. `shows`: whether it reads the request too.
+    """
+
+    type: Literal["classifier"] = "classifier"
+    model: LabelConfig
+    label: str
+    others: tuple[str, ...] = Field(min_length=1)
+    means: Literal["harmful", "refusal"] = "harmful"
+    shows: Literal["exchange", "reply"] = "exchange"
+    threshold: float = Field(default=0.5, ge=0, le=1)
+
+
+JudgeConfig = Annotated[RubricConfig | PaperJudgeConfig | ClassifierConfig, Field(discriminator="type")]
 
 
 class DiscoverConfig(Section):

@@ -14,9 +14,10 @@ from iteralign.config.models import (
     ScriptedConfig,
     Section,
     SelfConfig,
+    SequenceClassifierConfig,
     TransformersConfig,
 )
-from iteralign.config.parts import PaperJudgeConfig, RubricConfig
+from iteralign.config.parts import ClassifierConfig, PaperJudgeConfig, RubricConfig
 from iteralign.config.run import RunConfig
 from iteralign.errors import ConfigError
 
@@ -89,6 +90,8 @@ _TAGGED: dict[str, type[Section]] = {
     "self": SelfConfig,
     "rubric": RubricConfig,
     "paper": PaperJudgeConfig,
+    "classifier": ClassifierConfig,
+    "sequence_classifier": SequenceClassifierConfig,
 }
 
 

@@ -32,7 +32,7 @@ RESAMPLES = 2000
 # What each target is read from, and whether a yes speaks for it (1) or against it (-1).
 QUESTIONS: dict[Target, dict[str, int]] = {
     "complied": {"declined": -1, "answered": 1},
-    "harmful": {"declined": -1, "answered": 1, PROMPT_ONLY: 1, "harmless": -1, VERDICT: 1},
+    "harmful": {"declined": -1, "answered": 1, PROMPT_ONLY: 1, "harmless": -1, "harmful": 1, VERDICT: 1},
 }
 
 

@@ -10,6 +10,7 @@ from iteralign.config import (
     RoleConfig,
     ScriptedConfig,
     SelfConfig,
+    SequenceClassifierConfig,
     TransformersConfig,
 )
 from iteralign.models.base import Model
@@ -38,6 +39,11 @@ def load_model(
         remote = OpenAIModel(config)
         return CachedModel(remote, cache) if cache else remote
     source = resolve(config.model, progress=progress) if weights is None else Path(weights)
+    if isinstance(config, SequenceClassifierConfig):
+        from iteralign.models.classifier import load_classifier
+        from iteralign.models.device import pick_device
+
+        return load_classifier(str(source), pick_device(config.device), config.batch)
     if isinstance(config, LlamaCppConfig):
         from iteralign.models.llama_cpp import LlamaCppModel
 

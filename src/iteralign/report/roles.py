@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iteralign.config import (
+    ClassifierConfig,
     JudgeConfig,
     PaperJudgeConfig,
     RoleConfig,
@@ -52,6 +53,8 @@ def judge_text(config: JudgeConfig) -> str:
     model = model_text(config.model)
     if isinstance(config, PaperJudgeConfig):
         return f"{model}, the paper's sentence"
+    if isinstance(config, ClassifierConfig):
+        return f"{model}, label {config.label}"
     return f"{model}, {config.prompt}: {', '.join(config.questions)}"
 
 

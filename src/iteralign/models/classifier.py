@@ -1,0 +1,75 @@
+"""A model with a classification head: which of its labels an exchange, or a reply alone, has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from iteralign.errors import ModelError, NotApplicable
+from iteralign.models.base import Job, Model, choice_from
+from iteralign.models.weights import weights_digest
+from iteralign.records import Chat, Choice, Reply
+
+
+class SequenceClassifier(Model):
+    """A chat of a question and its reply is read as a pair of texts, a single message as one text. What is too long
+    loses its end."""
+
+    def __init__(self, module: Any, tokenizer: Any, name: str, batch: int = 32) -> None:
+        self.module = module.eval()
+        self.tokenizer = tokenizer
+        self.batch = batch
+        self._name = name
+        self.labels = {str(label): int(i) for i, label in module.config.id2label.items()}
+        self.several = module.config.problem_type == "multi_label_classification"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def generate(self, jobs: Sequence[Job]) -> list[Reply]:
+        raise NotApplicable(f"{self.name} is a classifier and writes nothing: give this role a language model")
+
+    @torch.inference_mode()
+    def choose(self, chats: Sequence[Chat], options: Sequence[str]) -> list[Choice]:
+        """Probabilities among the options. ModelError: an option is none of its labels."""
+        if unknown := [o for o in options if o not in self.labels]:
+            raise ModelError(f"{self.name} has no label {', '.join(unknown)}: its labels are {', '.join(self.labels)}")
+        found: list[Choice] = []
+        for at in range(0, len(chats), self.batch):
+            logits = self._logits(chats[at : at + self.batch])
+            p = torch.sigmoid(logits) if self.several else torch.softmax(logits, dim=-1)
+            found += [choice_from({o: float(row[self.labels[o]]) for o in options}) for row in p]
+        return found
+
+    def _logits(self, chats: Sequence[Chat]) -> torch.Tensor:
+        texts = [tuple(m.content for m in chat) for chat in chats]
+        pairs = all(len(t) == 2 for t in texts)
+        columns = [[t[k] for t in texts] for k in range(2)] if pairs else [["\n".join(t) for t in texts]]
+        most = min(
+            int(self.tokenizer.model_max_length), int(getattr(self.module.config, "max_position_embeddings", 512))
+        )
+        ids = self.tokenizer(*columns, padding=True, truncation=True, max_length=most, return_tensors="pt")
+        return self.module(**ids.to(self.module.device)).logits.float()
+
+
+def load_classifier(source: str, device: torch.device, batch: int) -> SequenceClassifier:
+    """A folder or hub id, in float32."""
+    try:
+        module, loaded = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load a classifier from {source}: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if loaded["missing_keys"]:
+        raise ModelError(
+            f"{source} has no classification head ({', '.join(sorted(loaded['missing_keys'])[:3])} would be random): name "
+            "a classifier, or take type: transformers for a guard model that answers with a label"
+        )
+    return SequenceClassifier(
+        module.to(device), tokenizer, f"classifier:{weights_digest(dict(module.named_parameters()))}", batch
+    )
