@@ -45,7 +45,7 @@ LAYERS = """
     review
     doctor live
     iteralign
-    cli_judge
+    cli_judge cli_constitution
     cli
 """
 ORDER = {name: n for n, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iteralign import __version__, cli_judge
+from iteralign import __version__, cli_constitution, cli_judge
 from iteralign.errors import ConfigError, IteralignError, Stopped
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_judge.app, name="judge")
+app.add_typer(cli_constitution.app, name="constitution")
 
 Config = Annotated[
     Path,
