@@ -1,16 +1,23 @@
 """lm-evaluation-harness's requests on a tiny real model: likelihoods, greedy flags, stops; and its results as scores."""
 
 import importlib.util
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from iteralign.errors import ConfigError, NotApplicable
+from iteralign.config import parse
+from iteralign.errors import ConfigError, DataError, NotApplicable
 from iteralign.evals.harness import completions, harness_scores, likelihoods, run_harness, scored, wrapped
+from iteralign.evals.suites import measure, read_suites
 from iteralign.models.scripted import ScriptedModel
-from tiny import tiny_model, tiny_seq2seq
+from iteralign.runs import open_
+from tiny import tiny_folder, tiny_model, tiny_seq2seq
 
 MODEL = tiny_model()
+SCRIPTED = Path(__file__).parents[2] / "configs/scripted.yaml"
 CONTEXT = "How do I bake bread?"
 GREEDY: dict[str, Any] = {"max_gen_toks": 6}
 missing = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="the extra lm-eval is not installed")
@@ -144,4 +151,42 @@ def test_an_unknown_task_names_the_nearest_and_another_kind_of_model_is_refused(
         run_harness(["arc_eazy"], MODEL)
     for other in (tiny_seq2seq(), ScriptedModel()):
         with pytest.raises(NotApplicable, match="causal"):
-            wrapped(other)  # type: ignore[arg-type]
+            wrapped(other)
+
+
+@missing
+def test_a_task_of_ones_own_is_a_suite_of_eval(tmp_path: Path) -> None:
+    rows = [{"q": f"Is bread number {n} food? Answer:", "a": n % 2} for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "own_choice",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": ["Yes.", "No."],
+        "doc_to_target": "a",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/own.yaml").write_text(yaml.safe_dump(task))
+    asked = read_suites(f"lm-eval/own_choice@{tmp_path / 'tasks'}", 4, 0)
+    policy = {
+        "type": "transformers",
+        "model": str(tiny_folder(tmp_path / "model")),
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    config = parse({**yaml.safe_load(SCRIPTED.read_text()), "name": "eval", "policy": policy}, "test")
+    run = open_(config, tmp_path / "run")
+    [score] = measure(run, asked)["lm-eval/own_choice"]
+    assert score.name == "lm-eval/own_choice" and (score.n, len(score.items)) == (4, 4)
+    folder = tmp_path / "run/evals/lm-eval/own_choice"
+    assert {path.name for path in folder.iterdir()} == {"asked.json", "scores.json", "model-index.json"}
+    run.engine.close()
+    assert measure(run, asked)["lm-eval/own_choice"] == [score], "what is finished is not asked again"
+    with pytest.raises(DataError, match="expected a folder"):
+        read_suites("lm-eval/own_choice@absent", 4, 0)
+    with pytest.raises(ConfigError, match="has no task 'own_choise': did you mean"):
+        read_suites(f"lm-eval/own_choise@{tmp_path / 'tasks'}", 4, 0)
