@@ -56,6 +56,9 @@ class Model(ABC):
             f"{self.name} has no exact log-likelihoods; benchmarks that need them run on a `transformers` model"
         )
 
+    def rest(self) -> None:
+        """Free what is large and quick to have again: somebody else needs the memory."""
+
     def close(self) -> None:
         """Free what the model holds. Closing twice is allowed."""
 

@@ -131,9 +131,12 @@ class LlamaCppModel(Model):
             return str(error.get("message", error) if isinstance(error, dict) else error)
         return answer
 
+    def rest(self) -> None:
+        vars(self).pop("scorer", None)
+
     def close(self) -> None:
         self._server = None
-        vars(self).pop("scorer", None)
+        self.rest()
 
 
 def shared_opening(chats: Sequence[Chat]) -> Chat:

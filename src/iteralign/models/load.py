@@ -101,6 +101,10 @@ class Roles:
             self._loaded[key] = load_model(config, self.threads, cache=self.cache, progress=self.progress)
         return self._loaded[key]
 
+    def rest(self) -> None:
+        for model in self._loaded.values():
+            model.rest()
+
     def close(self) -> None:
         for model in self._loaded.values():
             model.close()

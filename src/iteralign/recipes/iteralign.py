@@ -172,12 +172,12 @@ def select(
 
 
 def fine_tune(run: Run, here: Store, policy: Policy, rows: Sequence[Row], r: int) -> Policy:
-    made = here.once(
-        "trained",
-        lambda: train(
-            policy, rows, run.config.sft, here.path("checkpoint"), seed_for(run.config.seed, r, "train"), run.step
-        ).checkpoint.row(),
-    )
+    def make() -> dict[str, object]:
+        run.roles.rest()  # training is what needs the most memory
+        folder, seed = here.path("checkpoint"), seed_for(run.config.seed, r, "train")
+        return train(policy, rows, run.config.sft, folder, seed, run.step).checkpoint.row()
+
+    made = here.once("trained", make)
     return Policy(policy.engine, checkpoint_in(here, made))
 
 
