@@ -32,18 +32,27 @@ Watch = Callable[[int, int], None]
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """AdamW on fp32 masters of a module's parameters: gradients go up, updated weights come down."""
+    """AdamW on fp32 masters of a module's parameters: gradients go up, updated weights come down.
+
+    The masters' gradients keep their memory: to allocate it anew costs more than to fill it.
+    """
 
     def __init__(
         self, parameters: Sequence[torch.nn.Parameter], masters: Sequence[torch.Tensor], **settings: Any
     ) -> None:
         self.pairs = [(p, m) for p, m in zip(parameters, masters, strict=True) if p.requires_grad]
+        self.gradients: list[torch.Tensor | None] = [None] * len(self.pairs)
         super().__init__([m for _, m in self.pairs], **settings)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        for parameter, master in self.pairs:
-            master.grad = None if parameter.grad is None else parameter.grad.float()
+        for n, (parameter, master) in enumerate(self.pairs):
+            if parameter.grad is None:
+                master.grad = None
+                continue
+            kept = self.gradients[n]
+            self.gradients[n] = master.grad = torch.empty_like(master) if kept is None else kept
+            master.grad.copy_(parameter.grad)
         loss = super().step(closure)
         for parameter, master in self.pairs:
             parameter.copy_(master)
