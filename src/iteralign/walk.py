@@ -56,7 +56,6 @@ CHAT_TOKENS, TURN_TOKENS = 25, 6  # of its chat template; Qwen's has as many
 REPLY_SHARE = 0.8  # SmolLM2's answers fill 96 % of 64 tokens, its revisions 75 % of 56
 DECODED_TOKENS = 8  # of an answer that is read as text, where a server gives no log-probabilities
 
-
 ASSUMED = (
     f"failures: every red-team prompt and {HARMLESS_FAILING:.0%} of the harmless ones, in every round; no call has "
     "to be made twice. With these, calls, rows and steps are the most there can be",
@@ -274,6 +273,8 @@ def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
     if found and config.discover.ask_cosine is not None and asks(prompts):
         older, new = principles_of(2, "unknown")
         walk.ask(Stage("merge", "round", rounds), "oracle", lambda m: ask_same(older, new, m, prompts), most=found)
+    if config.lift.budget:
+        walk_lift(walk, failures, responses, found)
     # of no kind, so that every failure is revised under all
     principles = principles_of(config.revise.max_principles or found, "unknown")
     stage = Stage("revise", "round", rounds)
@@ -281,6 +282,18 @@ def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
     if config.revise.verify:
         revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
         walk.judge(Stage("verify", "round", rounds), "judge", revised)
+
+
+def walk_lift(walk: Walk, failures: Sequence[Verdict], responses: Sequence[Response], found: int) -> None:
+    """Every principle of a round, and none, on failures and on as many harmless answers."""
+    config = walk.config
+    harmless = [verdict_of(r, "none") for r in responses if r.prompt.wants == "answer"]
+    chosen = [*failures[: config.lift.budget], *harmless[: config.lift.budget]]
+    once = config.revise.model_copy(update={"candidates": 1, "max_principles": 1})
+    stage, principles = Stage("lift", "round", config.rounds * (1 + found)), principles_of(1, "unknown")
+    drafts = walk.ask(stage, "policy", lambda m: revise(chosen, m, principles, once, config.seed, 0))
+    revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
+    walk.judge(stage, "judge", revised)
 
 
 def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
@@ -299,8 +312,9 @@ def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
             both_sides("validation", config.prompts.validation, stage, config.gates.evaluator)
     if config.evals.held_out:
         both_sides("held_out", config.prompts.held_out, Stage("held-out", "run", 2))
-    if config.evals.hhh:
-        walk.ask(Stage("hhh", "run", 2), "policy", measure_hhh)
+    times = 2 * config.evals.hhh + config.rounds * bool(config.evals.hhh_per_round)
+    if times:
+        walk.ask(Stage("hhh", "run", times), "policy", measure_hhh)
 
 
 def tries(config: RunConfig) -> int:
@@ -324,11 +338,12 @@ def failing(responses: Sequence[Response]) -> list[Verdict]:
         (harmful, "harmful"),
         (harmless[: failing_of(harmless)], "unhelpful"),
     ]
-    return [
-        Verdict(response=r, label="fails", fault=fault, probabilities={}, reason="", judge="plan")
-        for side, fault in sides
-        for r in side
-    ]
+    return [verdict_of(r, fault) for side, fault in sides for r in side]
+
+
+def verdict_of(response: Response, fault: Fault) -> Verdict:
+    label = "passes" if fault == "none" else "fails"
+    return Verdict(response=response, label=label, fault=fault, probabilities={}, reason="", judge="plan")
 
 
 def failing_of(harmless: Sequence[object]) -> int:

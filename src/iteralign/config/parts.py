@@ -132,6 +132,16 @@ class ReviseConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
 
 
+class LiftConfig(Section):
+    """What a principle is worth. `budget`: failures a round, and as many passing harmless answers, that principles are
+    measured on instead of being trained on (0: nothing is measured). A principle is retired with at least `min_pairs`
+    failures and an interval that ends below `min`."""
+
+    budget: int = Field(default=0, ge=0)
+    min: float = Field(default=0.0, ge=-1, le=1)
+    min_pairs: int = Field(default=40, ge=2)
+
+
 class LoraConfig(Section):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)

@@ -10,6 +10,7 @@ from iteralign.config.parts import (
     EvalsConfig,
     GateConfig,
     JudgeConfig,
+    LiftConfig,
     PromptsConfig,
     ReviseConfig,
     RubricConfig,
@@ -36,6 +37,7 @@ class RunConfig(Section):
     constitution: str | None = Field(default=None, description="a YAML file of principles to start from")
     discover: DiscoverConfig = DiscoverConfig()
     revise: ReviseConfig = ReviseConfig()
+    lift: LiftConfig = LiftConfig()
     sft: SFTConfig = SFTConfig()
     gates: GateConfig = GateConfig()
     evals: EvalsConfig = EvalsConfig()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.errors import ModelError
 from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
+from iteralign.evals.lift import Trial, entries, hold_back, lift, trials
 from iteralign.evals.protected import decontaminated
 from iteralign.evals.suite import evaluate, evaluate_round, gate_round, on_validation
 from iteralign.records import Checkpoint, Constitution, LedgerEntry, Prompt, Response, Revision, Row, Verdict
@@ -17,7 +18,7 @@ from iteralign.stages.discover import Discovery, FailedCall, discover
 from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
 from iteralign.stages.revise import drop_near_copies, revise, verify
-from iteralign.store import Store, write_text
+from iteralign.store import Store, read_rows, write_text
 from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints, train
 from iteralign.training.rows import choose_rows, refuse_held_out
 
@@ -36,16 +37,20 @@ def iteralign(run: Run) -> Outcome:
     evaluate(run, policy, "base")
     on_validation(run, run.store.inside("evals/validation"), lambda: run.base.model)
     pool: list[Row] = []
+    held: list[Verdict] = []  # failures that principles were measured on: they come again in the next round
     failed_gates = 0
     stopped = None
     for r in range(config.rounds):
         here = run.store.inside(f"rounds/{r:05d}")
-        verdicts = respond_and_judge(run, here, policy, r)
-        failures = [v for v in verdicts if v.label == "fails"]
+        verdicts = respond_and_judge(run, here, policy, r, [v.response.prompt for v in held])
+        failures, held = hold_back(
+            [v for v in verdicts if v.label == "fails"], config.lift.budget, seed_for(config.seed, r, "lift")
+        )
         if not failures:  # nothing to learn from this batch (section 5.7)
             run.store.event("no failures", round=r)
             continue
         found = discover_principles(run, here, policy, failures, constitution, r)
+        found = measure_lift(run, here, policy, found, held, verdicts, r)
         constitution = found.constitution
         revisions = revise_and_verify(run, here, policy, failures, found, r)
         rows = select(run, here, revisions, verdicts, pool, r)
@@ -72,14 +77,16 @@ def iteralign(run: Run) -> Outcome:
     return Outcome(policy, constitution, stopped)
 
 
-def respond_and_judge(run: Run, here: Store, policy: Policy, r: int) -> list[Verdict]:
+def respond_and_judge(run: Run, here: Store, policy: Policy, r: int, again: Sequence[Prompt] = ()) -> list[Verdict]:
+    """Of the round's batch, and of the prompts that come again."""
     config, train_set = run.config, run.prompts["train"]
 
     def batch() -> list[Prompt]:
         counts = config.prompts.red_team_per_round, config.prompts.harmless_per_round
-        return red_team(train_set.red_team, r, counts[0], config.seed) + red_team(
+        drawn = red_team(train_set.red_team, r, counts[0], config.seed) + red_team(
             train_set.harmless, r, min(counts[1], len(train_set.harmless)), config.seed
         )
+        return drawn + [p for p in again if p not in drawn]
 
     prompts = here.rows("prompts", batch, lambda row: Prompt(**row))
     by_id = {p.id: p for p in prompts}
@@ -129,6 +136,35 @@ def discover_principles(
         row["calls"],
         tuple(FailedCall(**call) for call in row["failed"]),
     )
+
+
+def measure_lift(
+    run: Run,
+    here: Store,
+    policy: Policy,
+    found: Discovery,
+    held: Sequence[Verdict],
+    verdicts: Sequence[Verdict],
+    r: int,
+) -> Discovery:
+    """Principles that were measured to do no good, over all rounds so far, are retired."""
+    config = run.config
+    if not held:
+        return found
+    passing = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: config.lift.budget]
+    here.rows(
+        "lift",
+        lambda: trials(held, passing, found.met, policy.model, run.judge(policy), config.revise, config.seed, r),
+        lambda row: Trial(**row),
+    )
+    places = [run.store.path(f"rounds/{n:05d}/lift.jsonl") for n in range(r + 1)]
+    pooled = [Trial(**row) for path in places if path.is_file() for row in read_rows(path)]
+    lifts = [lift(p.id, pooled) for p in found.met]
+    said = here.once("lifts", lambda: [e.row() for e in entries(lifts, config.lift, r)])
+    retired = {e["principle"] for e in said if e["event"] == "retired"}
+    kept = tuple(p for p in found.constitution.principles if p.id not in retired)
+    met = tuple(p for p in found.met if p.id not in retired)
+    return found._replace(constitution=Constitution(principles=kept), met=met)
 
 
 def revise_and_verify(
@@ -214,9 +250,11 @@ def start_of_line(run: Run, before: Policy) -> Policy:
 def write_constitution(run: Run, constitution: Constitution) -> None:
     ledger: list[LedgerEntry] = []
     for r in range(run.config.rounds):
-        path = run.store.path(f"rounds/{r:05d}/principles.json")
-        if path.exists():
-            ledger += [LedgerEntry.model_validate(e) for e in json.loads(path.read_text())["ledger"]]
+        principles, lifts = (run.store.path(f"rounds/{r:05d}/{name}.json") for name in ("principles", "lifts"))
+        if principles.exists():
+            ledger += [LedgerEntry.model_validate(e) for e in json.loads(principles.read_text())["ledger"]]
+        if lifts.exists():
+            ledger += [LedgerEntry.model_validate(e) for e in json.loads(lifts.read_text())]
     run.store.path("ledger.jsonl").unlink(missing_ok=True)
     run.store.append("ledger", ledger)
     write_text(run.store.path("constitution.yaml"), constitution_yaml(constitution))
