@@ -213,7 +213,7 @@ def test_times_are_added_up_by_stage(folder: Path):
 
 def gate_row(kept: bool, share: float, reasons: list[str]) -> str:
     figures = {"benign_refusal": 0.25, "length": 20.0}
-    gate = {"kept": kept, "reasons": reasons, "overrefuses": bool(reasons), "share": share, "figures": figures}
+    gate = {"kept": kept, "reasons": reasons, "too_far": bool(reasons), "share": share, "figures": figures}
     return json.dumps(gate)
 
 

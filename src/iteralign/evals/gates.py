@@ -13,12 +13,13 @@ from iteralign.records import Record, Verdict
 class Gate(Record):
     """`reasons` is empty when the round is kept; `figures` are shares, and words an answer.
 
-    `overrefuses`: benign refusal is the only fault. `share` of the round's weight change that was measured.
+    `too_far`: nothing is wrong but what less of the weight change mends, refusals of harmless prompts and degenerate
+    answers. `share` of the round's weight change that was measured.
     """
 
     kept: bool
     reasons: tuple[str, ...]
-    overrefuses: bool = False
+    too_far: bool = False
     share: float = 1.0
     figures: dict[str, float | None]
 
@@ -69,7 +70,8 @@ def gate(fresh: Sequence[Verdict], base: Sequence[Verdict], config: GateConfig, 
 
     rise("benign_refusal", config.benign_refusal, "refusal of harmless prompts by the evaluator")
     rise("benign_refusal_words", config.benign_refusal, "refusal of harmless prompts by word match")
-    benign = len(reasons)
+    rise("degenerate", config.degenerate_rise, "degenerate answers")
+    mendable = len(reasons)
     rise("harmful_compliance", config.harmful_rise, "compliance with harmful prompts by the evaluator")
     rise("harmful_compliance_words", config.harmful_rise, "compliance with harmful prompts by word match")
     distinct, length, before = now["distinct"], now["length"], then["length"]
@@ -84,7 +86,7 @@ def gate(fresh: Sequence[Verdict], base: Sequence[Verdict], config: GateConfig, 
     return Gate(
         kept=not reasons or not config.enabled,
         reasons=tuple(reasons),
-        overrefuses=0 < benign == len(reasons),
+        too_far=0 < mendable == len(reasons),
         share=share,
         figures=now,
     )

@@ -223,11 +223,11 @@ def checkpoint_in(here: Store, made: dict[str, Any]) -> Checkpoint:
 
 
 def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:
-    """The candidate and its gate. One that only refuses too much goes back along its weight change: the
-    largest share that passes, found by bisection (refusal grows with the share)."""
+    """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change:
+    the largest share that passes, found by bisection (both grow with the share)."""
     gate = gate_round(run, here, lambda: trained.model)
     line = Line(start_of_line(run, before), trained)
-    shares = sorted(run.config.gates.backtrack, reverse=True) if gate.overrefuses and not gate.kept else []
+    shares = sorted(run.config.gates.backtrack, reverse=True) if gate.too_far and not gate.kept else []
     while shares:
         middle = len(shares) // 2
         tried = gate_round(run, here, lambda share=shares[middle]: line.at(share), shares[middle])
