@@ -177,7 +177,7 @@ def eval_(
             metavar="NAME,…",
             help="held_out, hhh, truthfulqa, truthfulqa_generation, xstest, arc_easy, hellaswag, mmlu, gsm8k, "
             "humaneval; NAME@PATH reads a copy at hand; lm-eval/TASK is any task of lm-evaluation-harness (extra lm-eval), "
-            "@FOLDER adds task files of your own",
+            "@FOLDER one of your own",
         ),
     ] = "held_out,hhh",
     items: Annotated[

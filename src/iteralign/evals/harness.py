@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from math import log
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,8 @@ def run_harness(
 
 
 def known_tasks(tasks: Sequence[str], own: Path | None = None) -> Any:
-    """The harness's TaskManager. ConfigError for a task that it does not know."""
-    installed()
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-    manager: Any = TaskManager(include_path=str(own) if own else None)
+    """The harness's TaskManager; with `own`, of the tasks in that folder alone. ConfigError: a task that is not there."""
+    manager = manager_of(str(own.resolve()) if own else None)
     for task in tasks:
         if not manager.match_tasks([task]):
             near = get_close_matches(task, manager.all_tasks, n=1)
@@ -70,6 +68,15 @@ def known_tasks(tasks: Sequence[str], own: Path | None = None) -> Any:
                 "(`lm-eval ls tasks` lists them)"
             )
     return manager
+
+
+@cache
+def manager_of(own: str | None) -> Any:
+    """It reads the files of all tasks: 10 s for the harness's own."""
+    installed()
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
+    return TaskManager(include_path=own, include_defaults=own is None)
 
 
 def installed() -> Any:
