@@ -125,7 +125,7 @@ def sft(
     )
 
 
-def attention_for(rows: Sequence[dict[str, Any]], device: torch.device) -> AbstractContextManager[None]:
+def attention_for(rows: Sequence[dict[str, Any]], device: torch.device) -> AbstractContextManager[Any]:
     """On a CPU the backward pass of flash attention costs a third of a short row's; plain products cost less there,
     and memory that grows with the square of the length."""
     short = max(len(row["input_ids"]) for row in rows) <= SHORT
