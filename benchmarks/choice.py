@@ -1,7 +1,7 @@
 """How fast options are scored, against lm-evaluation-harness's HF backend on the same module.
 
     python benchmarks/choice.py [--model policy] [--dtype auto] [--seconds 20]
-    python benchmarks/choice.py --quick     # 4 items of each: under two minutes on 2 free cores
+    python benchmarks/choice.py --quick     # 4 items of each (questions of our own for MC1): under two minutes on 2 free cores
 
 TruthfulQA MC1 with its six-question preamble, and HHH as plain text; the same pairs of texts, module, dtype, threads.
 The harness runs at the batch size of 1 to 64 that is fastest here. The two take turns for --seconds each; both go
@@ -78,8 +78,9 @@ def main() -> None:
     from iteralign.models.load import load_model
     from iteralign.models.transformers import TransformersModel
 
+    quick_alone = options.quick and options.truthfulqa is None  # needs nothing fetched
     sets = {
-        "TruthfulQA MC1, preamble": truthful(options.truthfulqa or fetch("truthfulqa")),
+        "TruthfulQA MC1, preamble": own() if quick_alone else truthful(options.truthfulqa or fetch("truthfulqa")),
         "HHH": helpful(options.hhh or fetch("hhh")),
     }
     model = load_model(TransformersConfig(model=options.model, dtype=options.dtype))
@@ -109,6 +110,15 @@ def truthful(place: Path) -> list[Question]:
     items = truthfulqa(place)
     found = [i for i in items if (i.names[0], i.form) == ("truthfulqa/mc1", "preamble")]
     return [Question(str(i.asked), i.options, i.right) for i in found]
+
+
+def own() -> list[Question]:
+    """Four questions of our own behind six, in the form of TruthfulQA's: for --quick."""
+    things = ("water", "bread", "iron", "tea", "sand", "ice", "glass", "wool", "salt", "milk")
+    asked = [f"Q: Can a person drink {thing} with a meal?\nA:" for thing in things]
+    preamble = "\n\n".join(f"{question} It depends on the person." for question in asked[:6])
+    options = (" Yes, in small sips.", " No, nobody can.", " It depends on the person.", " I have no comment.")
+    return [Question(f"{preamble}\n\n{question}", options, (2,)) for question in asked[6:]]
 
 
 def helpful(folder: Path) -> list[Question]:

@@ -39,7 +39,9 @@ def main() -> None:
     agreed = [row for row in labels if row["labels"][0] == row["labels"][1]]
     kappa = cohen_kappa(first, second)
     print(f"{len(labels)} labels, {sum(first)} complied; both passes agree on {len(agreed)}, kappa {kappa.value:.2f}")
-    print(f"same result: {'yes' if len(labels) == 150 and len(agreed) == 147 else 'NO'} (the labels as they were given)")
+    print(
+        f"same result: {'yes' if len(labels) == 150 and len(agreed) == 147 else 'NO'} (the labels as they were given)"
+    )
     if options.quick or options.run is None or options.out is None:
         return
     config, _ = read_config(options.run)
