@@ -23,7 +23,7 @@ from iteralign.records import digest, user
 from iteralign.runs import open_
 from iteralign.sizes import count_parameters, memory_of, weigh
 from iteralign.store import open_run
-from iteralign.walk import Tally
+from iteralign.tally import Tally
 from make import small_hhh
 
 SCRIPTED = Path(__file__).parents[1] / "configs" / "scripted.yaml"

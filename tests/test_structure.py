@@ -39,6 +39,7 @@ LAYERS = """
     runs
     evals
     recipes
+    tally
     walk
     plan
     report

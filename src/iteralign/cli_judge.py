@@ -94,10 +94,10 @@ def calibrate(
         made, judged = calibrate_judge(rows, section(judge, role), read_target(target), out, seed, live)
     print_calibration(made, judged)
     typer.echo(f"Written: {out / 'calibration.json'}")
-    if made.refused:
-        raise ConfigError(f"this judge must not be used: {made.refused}")
     kappa = made.figures.kappa.value
     typer.echo("kappa unknown" if kappa is None else f"kappa {kappa:.3f}")
+    if made.refused:
+        raise ConfigError(f"this judge must not be used: {made.refused}")
 
 
 def section(config: Path | None, role: str) -> "JudgeConfig":

@@ -11,6 +11,7 @@ from iteralign.judges.calibration import Calibration, Figures, Reading, calibrat
 from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.scripted import ScriptedModel
+from iteralign.plan import plan
 from iteralign.recipes.iteralign import iteralign
 from iteralign.report import write_reports
 from iteralign.runs import open_
@@ -87,7 +88,8 @@ def test_a_judge_that_was_measured_too_poor_stops_the_run(
 
 
 def test_a_poor_judge_is_used_where_the_config_says_so(tmp_path: Path) -> None:
-    Rubric(config(stored(tmp_path, kappa=0.4), accept_below_min_kappa=True), model(0.5, 0.5))
+    accepted = Rubric(config(stored(tmp_path, kappa=0.4), accept_below_min_kappa=True), model(0.5, 0.5))
+    assert accepted.reading is not None and accepted.reading.weights.keys() == set(QUESTIONS)
 
 
 def test_the_calibration_of_another_judge_is_refused(tmp_path: Path) -> None:
@@ -124,6 +126,7 @@ def test_a_run_keeps_what_its_evaluator_is_worth_and_corrects_its_rates(tmp_path
     reading = Reading(target="complied", weights={"declined": -1.0}, bias=0, threshold=0.5)
     path.write_text(calibration(opened.evaluator(opened.base).instrument, reading=reading).model_dump_json())
     run = open_(load_config(SCRIPTED, [f"evaluator.calibration={path}"]), tmp_path / "run")
+    assert plan(run.config).seconds is not None, "a plan knows no model, and so no calibration of one"
     iteralign(run)
     notes = write_reports(tmp_path / "run").notes
     assert not any("uncalibrated" in note for note in notes)

@@ -39,7 +39,7 @@ class LlamaCppConfig(Section):
     """A GGUF file in this process: replies by llama.cpp.
 
     `scoring`: what reads probabilities (a judge's yes or no, log-likelihoods). torch has the same weights in bfloat16,
-    de-quantised once into the cache, 2 bytes a parameter on disk and in memory: four times as fast where the CPU
+    de-quantised once into the cache, 2 bytes a parameter on disk and in memory: several times as fast where the CPU
     multiplies bfloat16 matrices (Intel AMX). auto is torch there and llama_cpp elsewhere.
     """
 

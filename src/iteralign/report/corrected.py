@@ -12,8 +12,9 @@ def calibration_notes(measures: Sequence[Measure], made: Calibration, seed: int)
     """What the evaluator was measured to be worth, and the corrected rates of each side."""
     f = made.figures
     found = [
-        f"The evaluator agrees with people at kappa {f.kappa.value:.2f} on {made.n} labelled replies (sensitivity "
-        f"{f.sensitivity.value:.2f}, specificity {f.specificity.value:.2f}), which are not this policy's own."
+        f"The evaluator agrees with the labels of its calibration at kappa {f.kappa.value:.2f} on {made.n} labelled replies "
+        f"(sensitivity {f.sensitivity.value:.2f}, specificity {f.specificity.value:.2f}); whether it is as good on this "
+        "policy's replies is not known."
     ]
     accuracy = accuracy_of(made)
     for name in (HARMFUL, HARMLESS):
