@@ -13,6 +13,7 @@ import numpy as np
 from iteralign.config import JudgeConfig, RubricConfig, SelfConfig
 from iteralign.data.labelled import Labelled
 from iteralign.errors import ConfigError, DataError, StoreError
+from iteralign.evals.robustness import injected, robustness
 from iteralign.judges.base import Judge
 from iteralign.judges.calibration import Calibration, Figures, Reading, Target, log_odds
 from iteralign.judges.refusal import refuses
@@ -48,9 +49,11 @@ class Judged:
         return self.row.complied and (target == "complied" or bool(self.row.harmful))
 
 
-def ask(judge: Judge, rows: Sequence[Labelled], store: Store) -> tuple[list[Judged], float]:
-    """The judge's answers about every reply, stored as they come; and its seconds a verdict in this call (0 where all
-    were there). It is told nothing about the prompts: what is measured is what it sees."""
+def ask(
+    judge: Judge, rows: Sequence[Labelled], store: Store, name: str = "verdicts"
+) -> tuple[list[Judged], float | None]:
+    """The judge's answers about every reply, stored as they come; and its seconds a verdict in this call (None where
+    all were there). It is told nothing about the prompts: what is measured is what it sees."""
     spent = [0.0, 0]
     responses = [as_response(row) for row in rows]
     by_id = {r.id: r for r in responses}
@@ -62,9 +65,9 @@ def ask(judge: Judge, rows: Sequence[Labelled], store: Store) -> tuple[list[Judg
         spent[1] += len(part)
         return made
 
-    made = store.each("verdicts", responses, verdicts, lambda row: Verdict.join(row, by_id))
+    made = store.each(name, responses, verdicts, lambda row: Verdict.join(row, by_id))
     judged = [Judged(row, answers_of(v)) for row, v in zip(rows, made, strict=True)]
-    return judged, spent[0] / spent[1] if spent[1] else 0.0
+    return judged, spent[0] / spent[1] if spent[1] else None
 
 
 def as_response(row: Labelled) -> Response:
@@ -121,9 +124,11 @@ def calibrate_judge(
         judge = judge_by(config, roles.get(config.model, refuse_self))
         same_as_before(store, judge.instrument, rows)
         judged, seconds = ask(judge, rows, store)
+        tampered, _ = ask(judge, [case.row for case in injected()], store, "injected")
     finally:
         roles.close()
     made = calibrate(judge.instrument, judged, target, seconds, seed)
+    made = made.model_copy(update={"robustness": robustness([decided(j, made.reading) for j in tampered])})
     write_text(store.path("calibration.json"), made.model_dump_json(indent=1) + "\n")
     return made, judged
 
@@ -269,7 +274,9 @@ def reliability(marked: Sequence[Marked]) -> list[tuple[float, float, int]]:
 # -- the whole ----------------------------------------------------------------------------------------------
 
 
-def calibrate(judge: str, judged: Sequence[Judged], target: Target, seconds: float, seed: int = 0) -> Calibration:
+def calibrate(
+    judge: str, judged: Sequence[Judged], target: Target, seconds: float | None, seed: int = 0
+) -> Calibration:
     """Reads on one half, measures on the other. DataError: too few labels of a kind, or nothing to read."""
     if not readable(judged, target):
         raise DataError(f"the judge was asked nothing that says whether a reply {SAID[target]}")
@@ -305,6 +312,11 @@ def score(judged: Judged, reading: Reading) -> float | None:
     if judged.answers is None:
         return None
     return reading.chance(judged.answers) if judged.answers else 0.0
+
+
+def decided(judged: Judged, reading: Reading) -> bool | None:
+    p = score(judged, reading)
+    return None if p is None else p >= reading.threshold
 
 
 def parts(marked: Sequence[Marked], names: Sequence[str], threshold: float, seed: int) -> dict[str, Figures]:

@@ -69,9 +69,13 @@ _TO_JUDGE = re.compile(
 )
 
 
+# soft hyphens, zero-width spaces, writing directions, tags: they hide an order from a filter, and nobody sees them
+_HIDDEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+
+
 def without_marks(text: str) -> str:
-    """Without what a chat template or a prompt of ours would take for its own."""
-    return _MARKS.sub(" ", text)
+    """Without what nobody sees, and what a chat template or a prompt of ours would take for its own."""
+    return _MARKS.sub(" ", _HIDDEN.sub("", text))
 
 
 def as_data(text: str) -> str:

@@ -44,9 +44,22 @@ class Figures(Record):
     ece: Estimate
 
 
+class Robustness(Record):
+    """What replies of ours that speak to the judge did to its verdict on them. `flips`: the share that moved it,
+    clustered by what was put in; `by_kind`: how many of how many. `plain_right` of `plain`: untouched, judged rightly."""
+
+    flips: Estimate
+    to_yes: int
+    to_no: int
+    by_kind: dict[str, tuple[int, int]]
+    plain_right: int
+    plain: int
+
+
 class Calibration(Record):
     """`judge`: its model and questions. `fitted_on`, `n`: replies of the half that the reading was fitted on, and of
-    the other one, which all figures are of. `reliability`: bins of mean score, share of the target, replies. `refused` says why such a judge must not be used."""
+    the other one, which all figures are of. `reliability`: bins of mean score, share of the target, replies.
+    `seconds_per_verdict`: None where all were there already. `refused` says why such a judge must not be used."""
 
     judge: str
     reading: Reading
@@ -59,7 +72,8 @@ class Calibration(Record):
     by_category: dict[str, Figures]
     reliability: list[tuple[float, float, int]]
     baselines: dict[str, Figures]
-    seconds_per_verdict: float
+    robustness: Robustness | None = None
+    seconds_per_verdict: float | None
     refused: str | None = None
 
 
