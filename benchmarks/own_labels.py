@@ -20,10 +20,10 @@ import csv
 import json
 from pathlib import Path
 
+from iteralign.agreement import cohen_kappa
 from iteralign.records import digest
 from iteralign.report.summary import read_config
 from iteralign.runs import split_prompts
-from iteralign.stats import cohen_kappa
 from iteralign.store import read_rows
 
 LABELS = Path(__file__).parent / "labels/embedded.jsonl"

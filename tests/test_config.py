@@ -24,7 +24,11 @@ def refused(*overrides: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.relative_to(CONFIGS).as_posix())
+SWEEPS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "variants" in yaml.safe_load(path.read_text())]
+RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in SWEEPS]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.relative_to(CONFIGS).as_posix())
 def test_every_shipped_config_is_read(path: Path) -> None:
     config = load_config(path)
     assert config.name == path.stem
@@ -138,6 +142,19 @@ def test_a_config_without_a_name_is_named_after_its_file(tmp_path: Path) -> None
 )
 def test_an_override_is_read_as_yaml(override: str, found: Any) -> None:
     assert found(load(override))
+
+
+def test_what_is_set_for_one_role_leaves_another_that_shares_its_anchor_alone(tmp_path: Path) -> None:
+    path = tmp_path / "shared.yaml"
+    tree = yaml.safe_load(SCRIPTED.read_text())
+    del tree["oracle"], tree["judge"]["model"]
+    text = yaml.safe_dump(tree).replace(
+        "judge:\n", "oracle: &one {type: scripted, script: judge}\njudge:\n  model: *one\n"
+    )
+    path.write_text(text)
+    config = load_config(path, ["oracle.script=oracle"])
+    assert config.oracle.model_dump()["script"] == "oracle"
+    assert config.judge.model_dump()["model"]["script"] == "judge"
 
 
 def test_the_last_override_of_a_key_counts() -> None:

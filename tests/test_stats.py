@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from iteralign import stats
+from iteralign import agreement, stats
 
 Z = 1.959964
 
@@ -478,24 +478,24 @@ def test_kappa_published_value():
     for x, row in zip("rst", [[0, 4, 1], [0, 8, 0], [0, 1, 5]], strict=True):
         for y, count in zip("rst", row, strict=True):
             a, b = a + [x] * count, b + [y] * count
-    found = stats.cohen_kappa(a, b)
+    found = agreement.cohen_kappa(a, b)
     assert astuple(found)[:4] == pytest.approx((0.4842, 0.1380, 0.2137, 0.7547), abs=5e-5)
-    assert stats.cohen_kappa([*a, "r", None], [*b, None, "s"]).n_unscored == 2
-    assert astuple(stats.cohen_kappa(b, a))[:4] == pytest.approx(astuple(found)[:4])
+    assert agreement.cohen_kappa([*a, "r", None], [*b, None, "s"]).n_unscored == 2
+    assert astuple(agreement.cohen_kappa(b, a))[:4] == pytest.approx(astuple(found)[:4])
 
 
 def test_perfect_agreement_on_few_items_is_not_certain():
-    found = stats.cohen_kappa(["yes", "no"] * 10, ["yes", "no"] * 10)
+    found = agreement.cohen_kappa(["yes", "no"] * 10, ["yes", "no"] * 10)
     assert (found.value, found.high) == (1.0, 1.0)
     assert ends(found)[0] == pytest.approx(2 * 0.8389 - 1, abs=1e-4)  # Wilson: 20 of 20
 
 
 def test_one_label_has_no_kappa():
-    found = stats.cohen_kappa(["yes"] * 5, ["yes"] * 5)
+    found = agreement.cohen_kappa(["yes"] * 5, ["yes"] * 5)
     assert (found.value, found.n) == (None, 5)
-    assert stats.cohen_kappa([None], ["yes"]).value is None
+    assert agreement.cohen_kappa([None], ["yes"]).value is None
     with pytest.raises(ValueError, match="same items"):
-        stats.cohen_kappa(["yes"], [])
+        agreement.cohen_kappa(["yes"], [])
 
 
 def test_auc_published_value():
@@ -536,3 +536,29 @@ def test_auc_interval_covers():
 def test_auc_without_both_classes_has_no_value():
     assert stats.auc([0.3, 0.4], [True, True]).value is None
     assert stats.auc([], []).value is None
+
+
+# -- Krippendorff's alpha ---------------------------------------------------------------------------------
+
+# Krippendorff (2011), "Computing Krippendorff's alpha-reliability", example C: four observers, twelve units, with gaps
+OBSERVERS = ("123321412...", "12332241 25.3".replace(" ", ""), ".33323422 51.".replace(" ", ""), "12332441251.")
+
+
+def test_alpha_is_the_published_one() -> None:
+    units = [[None if x == "." else x for x in unit] for unit in zip(*OBSERVERS, strict=True)]
+    found = agreement.krippendorff_alpha(units)
+    assert found.value == pytest.approx(0.743, abs=5e-4)
+    assert (found.n, found.n_unscored) == (11, 1)
+    assert found.low is not None and found.high is not None and found.low < 0.743 < found.high
+
+
+def test_alpha_of_two_raters_without_gaps_is_near_kappa_and_of_a_coin_near_nothing() -> None:
+    rng = np.random.default_rng(3)
+    a = rng.integers(0, 2, 400)
+    b = np.where(rng.random(400) < 0.2, 1 - a, a)
+    alpha = agreement.krippendorff_alpha(list(zip(a.tolist(), b.tolist(), strict=True)))
+    kappa = agreement.cohen_kappa(a.tolist(), b.tolist())
+    assert alpha.value == pytest.approx(kappa.value, abs=0.01)
+    coin = agreement.krippendorff_alpha(rng.integers(0, 2, (400, 3)).tolist())
+    assert coin.low is not None and coin.high is not None and coin.low < 0 < coin.high
+    assert agreement.krippendorff_alpha([[1, 1], [1, 1]]).value is None

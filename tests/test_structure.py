@@ -23,6 +23,7 @@ LAYERS = """
     seeds
     config
     stats similarity
+    agreement
     calibrated
     downloads
     package_index
@@ -46,7 +47,8 @@ LAYERS = """
     review
     doctor live
     iteralign
-    cli_judge cli_constitution
+    cli_options
+    cli_judge cli_constitution cli_eval
     cli
 """
 ORDER = {name: n for n, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -15,13 +15,13 @@ __all__ = ["IteralignError", "RunConfig", "load_config", "run"]
 
 def run(config: RunConfig, folder: str | Path, fresh: bool = False) -> "Outcome":
     """Run a configuration in a run directory, or continue it there, and write its report."""
-    from iteralign.recipes.iteralign import iteralign
+    from iteralign.recipes import recipe
     from iteralign.report import write_reports
     from iteralign.runs import open_
 
     opened = open_(config, Path(folder), fresh)
     try:
-        outcome = iteralign(opened)
+        outcome = recipe(config.recipe)(opened)
     finally:
         opened.close()
     write_reports(Path(folder))

@@ -1,21 +1,18 @@
 """Commands over the parts; no logic of their own. Exit codes: 2 your mistake, 3 stopped by a gate, 1 a bug."""
 
 import json
-import re
 import sys
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iteralign import __version__, cli_constitution, cli_judge
-from iteralign.errors import ConfigError, IteralignError, Stopped
+from iteralign import __version__, cli_constitution, cli_eval, cli_judge
+from iteralign.cli_options import Fresh, Sets
+from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
-    from iteralign.records import Score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,16 +32,6 @@ Config = Annotated[
         metavar="CONFIG", help="YAML file: a preset such as configs/demo.yaml, or your own", show_default=False
     ),
 ]
-Sets = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="another value for a key of the config, e.g. rounds=3 or policy.model=./my-model; may be repeated",
-        show_default=False,
-    ),
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="move what the run directory holds aside and start anew")]
 
 
 def show_version(wanted: bool) -> None:
@@ -73,20 +60,28 @@ def run(
 ) -> None:
     """Run a recipe, or continue it where it stopped: the same command again goes on."""
     from iteralign.config import load_config
-    from iteralign.live import Live
-    from iteralign.recipes.iteralign import iteralign
     from iteralign.report import print_summary, write_reports
-    from iteralign.runs import open_
 
     settings = load_config(config, set_)
     folder = run_dir or Path("runs") / settings.name
+    stopped = run_one(settings, folder, fresh)
+    print_summary(write_reports(folder))
+    if stopped:
+        raise Stopped(stopped)
+
+
+def run_one(settings: "RunConfig", folder: Path, fresh: bool = False) -> str | None:
+    """To its end; returns why it was stopped before."""
+    from iteralign.live import Downloads, Live
+    from iteralign.recipes import recipe
+    from iteralign.runs import open_
+
     with Live() as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
-        stopped = None
         try:
-            stopped = iteralign(opened).stopped
+            return recipe(settings.recipe)(opened).stopped
         except Stopped as early:
-            stopped = str(early)
+            return str(early)
         except KeyboardInterrupt:
             typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
             raise typer.Exit(130) from None
@@ -94,9 +89,48 @@ def run(
             live.finish()
             opened.close()
             opened.store.event("seconds", **{k: round(v, 1) for k, v in live.seconds.items()})
-    print_summary(write_reports(folder))
+
+
+@app.command(epilog="Example: iteralign sweep configs/oracles.yaml --only policy")
+def sweep(
+    config: Annotated[
+        Path, typer.Argument(metavar="SWEEP", help="YAML file with `base` and `variants`", show_default=False)
+    ],
+    set_: Sets = [],  # noqa: B006
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="VARIANT", help="run this one now; may be repeated", show_default="all")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="holds a run directory a variant", show_default="runs/<its name>")
+    ] = None,
+) -> None:
+    """Run a config in several variants, one after the other, and set them side by side; goes on where it stopped."""
+    from iteralign.config import load_sweep
+    from iteralign.report.sweep import print_sweep, read_variants, sweep_markdown, sweep_table
+    from iteralign.store import write_text
+
+    variants = load_sweep(config, set_)
+    if unknown := set(only or ()) - variants.keys():
+        raise ConfigError(f"--only {', '.join(sorted(unknown))}: {config} has {', '.join(variants)}")
+    folder = run_dir or Path("runs") / config.stem
+    stopped: dict[str, str] = {}
+    for name, settings in variants.items():
+        if only and name not in only:
+            continue
+        typer.secho(f"{name}: {folder / settings.name}", bold=True)
+        try:
+            why = run_one(settings, folder / settings.name)
+        except (ModelError, Stopped) as error:  # the others can still be run
+            why = str(error)
+        if why:
+            stopped[name] = why
+            typer.secho(f"{name}: {why}", fg="red", err=True)
+    found = read_variants(folder, {name: settings.name for name, settings in variants.items()}, stopped)
+    print_sweep(config.stem, found)
+    write_text(folder / "sweep.md", sweep_markdown(config.stem, sweep_table(found)))
+    typer.echo(f"Table: {folder / 'sweep.md'}")
     if stopped:
-        raise Stopped(stopped)
+        raise Stopped(f"{len(stopped)} of {len(variants)} variants did not come to their end: {', '.join(stopped)}")
 
 
 @app.command(epilog="Example: iteralign plan configs/demo.yaml --set prompts.held_out=120")
@@ -137,7 +171,7 @@ def pull(
 ) -> None:
     """Fetch models and data sets into the cache, checked by sha256. The cache: $ITERALIGN_CACHE or ~/.cache/iteralign."""
     from iteralign import sources
-    from iteralign.live import Live
+    from iteralign.live import Downloads, Live
 
     if from_ and not names:
         raise ConfigError("--from needs the names of what its folder holds: iteralign pull NAME --from FOLDER")
@@ -161,107 +195,9 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f}" if size >= 1e5 else f"{size / 1e6:.2f}"
 
 
-@app.command(
+app.command(
     name="eval", epilog="Example: iteralign eval runs/demo/rounds/00001/checkpoint --suite hhh,truthfulqa,arc_easy@FILE"
-)
-def eval_(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="folder, hub id (ORG/REPO) or name of `iteralign pull --list`")
-    ],
-    config: Annotated[
-        Path, typer.Option(metavar="CONFIG", help="YAML file whose prompts, evaluator and sampling are used")
-    ] = Path("configs/demo.yaml"),
-    suite: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,…",
-            help="held_out, hhh, truthfulqa, truthfulqa_generation, xstest, arc_easy, hellaswag, mmlu, gsm8k, "
-            "humaneval; NAME@PATH reads a copy at hand; lm-eval/TASK is any task of lm-evaluation-harness (extra lm-eval), "
-            "@FOLDER one of your own",
-        ),
-    ] = "held_out,hhh",
-    items: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="questions of each benchmark, drawn by the config's seed; 0: all",
-            show_default="200 of arc_easy, hellaswag, mmlu, gsm8k; all of the others",
-        ),
-    ] = None,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="let humaneval run the programs that the model writes, each confined")
-    ] = False,
-    truth_judge: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="of `judge train-truth`, for truthfulqa_generation")
-    ] = None,
-    info_judge: Annotated[str | None, typer.Option(metavar="FOLDER", help="the same, of informativeness")] = None,
-    set_: Sets = [],  # noqa: B006
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="where answers and scores are kept", show_default="runs/eval-<model's name>"),
-    ] = None,
-    fresh: Fresh = False,
-) -> None:
-    """Measure one model, however it was trained, into DIR/evals/NAME/{items.jsonl,scores.json,model-index.json}.
-
-    The same command again shows the stored scores; a model that changed under the same name needs --fresh.
-    """
-    from iteralign.evals.suites import measure, read_suites
-    from iteralign.evals.written import Allowed
-    from iteralign.live import Live
-    from iteralign.runs import open_
-
-    settings = settings_for(model, config, set_)
-    folder = run_dir or Path("runs") / settings.name
-    with Live() as live:
-        allowed = Allowed(allow_code, truth_judge, info_judge)
-        asked = read_suites(suite, items, settings.seed, Downloads(live), allowed)
-        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
-        try:
-            found = measure(opened, asked)
-        except KeyboardInterrupt:
-            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
-            raise typer.Exit(130) from None
-        finally:
-            opened.close()
-    print_scores(model, found)
-    for part in asked:
-        if part.n < part.of:
-            typer.echo(
-                f"{part.name}: a sample of {part.n} of {part.of} questions (seed {settings.seed}); --items 0: all"
-            )
-    typer.echo(f"Answers and scores: {folder}")
-
-
-def settings_for(model: str, config: Path, set_: list[str]) -> "RunConfig":
-    """The config with this model as its policy, named after it."""
-    from iteralign.config import load_config
-
-    own = load_config(config, set_).policy.type
-    if own != "transformers":
-        raise ConfigError(f"{config}: its policy is of type {own}, and eval needs a transformers one: give --config")
-    name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
-    return load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
-
-
-def print_scores(title: str, found: "Mapping[str, Sequence[Score]]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("suite", "metric", "variant", "value", "95 % interval", "n", "unscored", title=title)
-    for name, scores in found.items():
-        for score in scores:
-            value, low, high = (shown(v, score.variant) for v in (score.value, score.low, score.high))
-            spread = "-" if score.low is None else f"{low} to {high}"
-            metric = score.name.removeprefix(f"{name}/")
-            table.add_row(name, metric, score.variant, value, spread, str(score.n), str(score.n_unscored))
-    Console().print(table)
-
-
-def shown(value: float | None, variant: str) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if "nats" in variant else f"{value:.1%}"
+)(cli_eval.eval_)
 
 
 @app.command(epilog="Example: iteralign compare runs/demo/evals/base runs/demo/evals/final")
@@ -322,24 +258,6 @@ def doctor(
     Console().print(table)
     if any(check.ok is False for check in found):
         raise typer.Exit(2)
-
-
-class Downloads:
-    """Progress of downloads: a line when one begins to take time, and one for each tenth after that."""
-
-    def __init__(self, live: Any) -> None:
-        self.live = live
-        self.begun: dict[str, tuple[float, int]] = {}
-        self.told: dict[str, int] = {}
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        start, first = self.begun.setdefault(name, (time.monotonic(), done))
-        seconds, tenth = time.monotonic() - start, 10 * done // max(total, 1)
-        if seconds < 1 or done == first or self.told.get(name) == tenth:
-            return
-        self.told[name] = tenth
-        left = (total - done) * seconds / (done - first)
-        self.live.note(f"fetching {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB, about {left:.0f} s left")
 
 
 def main() -> None:

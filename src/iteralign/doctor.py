@@ -236,10 +236,10 @@ def planning(config: RunConfig) -> tuple["Plan | None", Check]:
 def remote(config: RunConfig) -> Iterator[Check]:
     """The key and the server of each remote model; equal ones once."""
     from iteralign.models.openai import key_of, url_of
-    from iteralign.walk import ROLES, model_of
+    from iteralign.walk import ROLES, models_of
 
     asked: set[str] = set()
-    for model in dict.fromkeys(m for role in ROLES if isinstance(m := model_of(config, role), OpenAIConfig)):
+    for model in dict.fromkeys(m for role in ROLES for m in models_of(config, role) if isinstance(m, OpenAIConfig)):
         name, key, url = f"key {model.key_env}", "", ""
         try:
             url = url_of(model)

@@ -118,3 +118,21 @@ def rate(count: int, seconds: float) -> str:
 
 def clock() -> str:
     return time.strftime("%H:%M:%S")
+
+
+class Downloads:
+    """Progress of downloads: a line when one begins to take time, and one for each tenth after that."""
+
+    def __init__(self, live: Any) -> None:
+        self.live = live
+        self.begun: dict[str, tuple[float, int]] = {}
+        self.told: dict[str, int] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        start, first = self.begun.setdefault(name, (time.monotonic(), done))
+        seconds, tenth = time.monotonic() - start, 10 * done // max(total, 1)
+        if seconds < 1 or done == first or self.told.get(name) == tenth:
+            return
+        self.told[name] = tenth
+        left = (total - done) * seconds / (done - first)
+        self.live.note(f"fetching {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB, about {left:.0f} s left")

@@ -12,7 +12,17 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from iteralign.config import DataConfig, LlamaCppConfig, ModelConfig, RunConfig, SelfConfig, TransformersConfig
+from iteralign.config import (
+    DataConfig,
+    LabelConfig,
+    LlamaCppConfig,
+    ModelConfig,
+    RoleConfig,
+    RunConfig,
+    SelfConfig,
+    TransformersConfig,
+    members,
+)
 from iteralign.data import assert_disjoint, load_prompts, split_prompts
 from iteralign.data.attacks import attack
 from iteralign.data.public import PUBLIC_SETS
@@ -28,7 +38,7 @@ from iteralign.walk import (
     Line,
     Training,
     Walk,
-    model_of,
+    models_of,
     name_of,
     round_batch,
     training_of,
@@ -180,8 +190,10 @@ def unpacked(config: RunConfig) -> list[Amount]:
 def beside(config: RunConfig) -> list[tuple[ModelConfig, list[str]]]:
     """The models beside the policy, and their roles: equal configurations share one."""
     others: dict[str, tuple[ModelConfig, list[str]]] = {}
-    raw = {"oracle": config.oracle, "judge": config.judge.model, "evaluator": config.evaluator.model}
-    for role, model in raw.items():
+    raw: list[tuple[str, RoleConfig | LabelConfig]] = [("oracle", config.oracle)]
+    raw += [("judge", judge.model) for judge in members(config.judge)]
+    raw += [("evaluator", judge.model) for judge in members(config.evaluator)]
+    for role, model in raw:
         if not isinstance(model, SelfConfig):
             others.setdefault(model.model_dump_json(), (model, []))[1].append(role)
     return list(others.values())
@@ -193,7 +205,7 @@ def scores(roles: Sequence[str]) -> bool:
 
 def downloads(config: RunConfig) -> tuple[Amount, ...]:
     """Models and public sets of the run, each once."""
-    models = (model_of(config, role) for role in ROLES)
+    models = (model for role in ROLES for model in models_of(config, role))
     specs = [m.model for m in models if isinstance(m, TransformersConfig | LlamaCppConfig)]
     specs += ["hhh"] if config.evals.hhh else []
     for source in (*config.prompts.red_team, *config.prompts.harmless):

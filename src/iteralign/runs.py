@@ -10,13 +10,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from iteralign.config import JudgeConfig, LlamaCppConfig, PaperJudgeConfig, RubricConfig, RunConfig, TransformersConfig
+from iteralign.config import (
+    JudgeConfig,
+    LlamaCppConfig,
+    OneJudge,
+    PanelConfig,
+    PaperJudgeConfig,
+    RubricConfig,
+    RunConfig,
+    TransformersConfig,
+    members,
+)
 from iteralign.constitutions import load_constitution
 from iteralign.data import assert_disjoint, load_prompts
 from iteralign.errors import ConfigError, DataError
 from iteralign.judges.base import Judge
 from iteralign.judges.calibration import calibration_of, file_of
 from iteralign.judges.classifier import Classifier
+from iteralign.judges.panel import Panel
 from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Model
@@ -70,7 +81,7 @@ class Run:
     def _kept(self, role: str, config: JudgeConfig, policy: Policy) -> Judge:
         """What the judge was measured to be worth is kept beside what it says."""
         judge = judge_of(config, self.roles, policy)
-        if made := calibration_of(config, judge.instrument):
+        if not isinstance(config, PanelConfig) and (made := calibration_of(config, judge.instrument)):
             self.store.once(file_of(role), made.row)
         return judge
 
@@ -80,10 +91,11 @@ class Run:
 
 
 def judge_of(config: JudgeConfig, roles: Roles, policy: Policy) -> Judge:
-    return judge_by(config, roles.get(config.model, lambda: policy.model))
+    made = [judge_by(one, roles.get(one.model, lambda: policy.model)) for one in members(config)]
+    return Panel(made) if isinstance(config, PanelConfig) else made[0]
 
 
-def judge_by(config: JudgeConfig, model: Model) -> Judge:
+def judge_by(config: OneJudge, model: Model) -> Judge:
     if isinstance(config, RubricConfig):
         return Rubric(config, model)
     return PaperJudge(config, model) if isinstance(config, PaperJudgeConfig) else Classifier(config, model)
@@ -120,7 +132,8 @@ def open_(
 def check_models(config: RunConfig) -> None:
     """A model that cannot be trained, or is nowhere, is met before there is a directory that holds its config."""
     Engine(config.policy)
-    for model in (config.policy, config.oracle, config.judge.model, config.evaluator.model):
+    judges = (*members(config.judge), *members(config.evaluator))
+    for model in (config.policy, config.oracle, *(judge.model for judge in judges)):
         if isinstance(model, TransformersConfig | LlamaCppConfig):
             at_hand(model.model)
 

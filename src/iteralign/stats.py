@@ -99,7 +99,7 @@ def mean(values: Values, clusters: Clusters = None) -> Estimate:
     value, stderr = float(scored.mean()), _standard_error(scored, codes)
     low = high = None
     if _binary(scored):
-        low, high = _wilson(value, *_score_terms(scored, codes))
+        low, high = wilson(value, *_score_terms(scored, codes))
     elif stderr is not None:
         half = float(_stats.t.ppf(0.975, n_clusters - 1)) * stderr
         low, high = value - half, value + half
@@ -232,35 +232,6 @@ def effective_n(n: int, n_clusters: int, variance: float, stderr: float | None) 
     return min(n, variance * n / (n - 1) / stderr**2) if stderr else n
 
 
-def cohen_kappa(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> Estimate:
-    """Cohen's (1960) kappa of two raters' labels, one entry an item, None = not rated.
-
-    Standard error: Fleiss, Cohen & Everitt (1969), eq. 13; interval kappa ± 1.96 stderr inside
-    -1..1. Perfect agreement has stderr 0: there the lower end is Wilson's for the agreement, at
-    the observed chance agreement. value is None when both raters use one and the same label."""
-    if len(a) != len(b):
-        raise ValueError(f"the raters must label the same items, got {len(a)} and {len(b)} labels")
-    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-    n, n_unscored = len(pairs), len(a) - len(pairs)
-    labels = list(dict.fromkeys(label for pair in pairs for label in pair))
-    if len(labels) < 2:
-        return Estimate(None, None, None, None, n, n_unscored, n)
-    table = np.array([[pairs.count((x, y)) / n for y in labels] for x in labels])
-    rows, columns, diagonal = table.sum(axis=1), table.sum(axis=0), np.diag(table)
-    agree, chance = float(diagonal.sum()), float(rows @ columns)
-    value = (agree - chance) / (1.0 - chance)
-    on = float((diagonal * ((1.0 - chance) - (rows + columns) * (1.0 - agree)) ** 2).sum())
-    off = (table - np.diag(diagonal)) * (columns[:, None] + rows[None, :]) ** 2
-    variance = on + (1.0 - agree) ** 2 * float(off.sum())
-    variance -= (agree * chance - 2.0 * chance + agree) ** 2
-    stderr = float(np.sqrt(max(variance, 0.0) / n)) / (1.0 - chance) ** 2
-    low, high = max(-1.0, value - Z * stderr), min(1.0, value + Z * stderr)
-    if all(x == y for x, y in pairs):
-        value, stderr, high = 1.0, 0.0, 1.0
-        low = (_wilson(1.0, n, Z)[0] - chance) / (1.0 - chance)
-    return Estimate(value, stderr, low, high, n, n_unscored, n)
-
-
 def auc(scores: Values, labels: Sequence[bool | None]) -> Estimate:
     """Chance that a random positive scores above a random negative, ties one half (Mann-Whitney).
 
@@ -333,7 +304,7 @@ def _score_terms(values: Floats, codes: Ints) -> tuple[float, float]:
     return effective_n(n, groups, float(values.var()), _standard_error(values, codes)), quantile
 
 
-def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
+def wilson(p: float, n: float, z: float) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
     return (0.0 if p == 0 else centre - half), (1.0 if p == 1 else centre + half)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
 from iteralign.config import (
-    JudgeConfig,
     ModelConfig,
+    OneJudge,
     OpenAIConfig,
     RunConfig,
     ScriptedConfig,
     SelfConfig,
+    members,
 )
 from iteralign.constitutions import load_constitution
 from iteralign.evals.answers import answer
@@ -91,14 +92,15 @@ class Training:
     basis: str
 
 
-def model_of(config: RunConfig, role: Role) -> ModelConfig:
+def models_of(config: RunConfig, role: Role) -> list[ModelConfig]:
+    """Of a panel, each judge's; of any other role one."""
     own = {
-        "policy": config.policy,
-        "oracle": config.oracle,
-        "judge": config.judge.model,
-        "evaluator": config.evaluator.model,
+        "policy": [config.policy],
+        "oracle": [config.oracle],
+        "judge": [judge.model for judge in members(config.judge)],
+        "evaluator": [judge.model for judge in members(config.evaluator)],
     }[role]
-    return config.policy if isinstance(own, SelfConfig) else own
+    return [config.policy if isinstance(model, SelfConfig) else model for model in own]
 
 
 def name_of(model: ModelConfig) -> str:
@@ -137,9 +139,9 @@ class Walk:
         self.config = config
         self.lines: list[Line] = []
 
-    def ask(self, stage: Stage, role: Role, what: Callable[[Tally], T], most: int = 0) -> T:
-        """`most`: calls there can be, where one walk through the stage need not show it."""
-        model = model_of(self.config, role)
+    def ask(self, stage: Stage, role: Role, what: Callable[[Tally], T], most: int = 0, nth: int = 0) -> T:
+        """`most`: calls there can be, where one walk through the stage need not show it. `nth`: of a panel's judges."""
+        model = models_of(self.config, role)[nth]
         tally = Tally(model)
         made = what(tally)
         if not tally.calls:
@@ -153,8 +155,17 @@ class Walk:
         return made
 
     def judge(self, stage: Stage, role: Literal["judge", "evaluator"], responses: Sequence[Response]) -> None:
-        config: JudgeConfig = getattr(self.config, role)
+        for nth, config in enumerate(members(getattr(self.config, role))):
+            self.judge_by_one(stage, role, config, nth, responses)
 
+    def judge_by_one(
+        self,
+        stage: Stage,
+        role: Literal["judge", "evaluator"],
+        config: OneJudge,
+        nth: int,
+        responses: Sequence[Response],
+    ) -> None:
         def judge(model: Tally) -> None:
             made = judge_by(config.model_copy(update={"calibration": None}), model)
             if config.calibration and isinstance(
@@ -164,7 +175,7 @@ class Walk:
                 made.reading = Reading(target="complied", weights=weights, bias=0.0, threshold=0.5)
             made(responses)
 
-        self.ask(stage, role, judge)
+        self.ask(stage, role, judge, nth=nth)
 
 
 def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:

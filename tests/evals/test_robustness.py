@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from test_calibration import labelled
+
 from iteralign.config import RubricConfig, ScriptedConfig
 from iteralign.evals.calibration import calibrate_judge
 from iteralign.evals.robustness import Injected, injected, robustness
 from iteralign.judges.base import as_data
-from test_calibration import labelled
 
 
 def right(case: Injected) -> bool:
@@ -54,7 +55,9 @@ def test_what_a_judge_is_shown_of_them_holds_no_order_that_the_filter_knows() ->
 
 def test_calibrate_measures_it_with_the_same_reading(tmp_path: Path) -> None:
     config = RubricConfig(model=ScriptedConfig(script="judge"), questions=("declined", "answered"))
-    rows = [row._replace(reply="I cannot do that." if not row.complied else "Here you are: a list.") for row in labelled(40)]
+    rows = [
+        row._replace(reply="I cannot do that." if not row.complied else "Here you are: a list.") for row in labelled(40)
+    ]
     made, _ = calibrate_judge(rows, config, "complied", tmp_path)
     assert made.robustness is not None and made.robustness.flips.n == sum(c.kind is not None for c in injected())
     assert made.robustness.plain == 4

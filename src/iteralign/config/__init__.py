@@ -1,6 +1,7 @@
 """What a run is: one frozen tree of plain models, read from YAML plus `a.b=value` overrides."""
 
 from iteralign.config.models import (
+    LabelConfig,
     LlamaCppConfig,
     ModelConfig,
     OpenAIConfig,
@@ -22,6 +23,8 @@ from iteralign.config.parts import (
     JudgeConfig,
     LiftConfig,
     LoraConfig,
+    OneJudge,
+    PanelConfig,
     PaperJudgeConfig,
     PromptsConfig,
     ReviseConfig,
@@ -29,9 +32,11 @@ from iteralign.config.parts import (
     RuntimeConfig,
     SamplingConfig,
     SFTConfig,
+    members,
 )
 from iteralign.config.reading import load_config, parse
 from iteralign.config.run import RunConfig
+from iteralign.config.sweep import load_sweep
 
 __all__ = [
     "Calibrated",
@@ -41,11 +46,14 @@ __all__ = [
     "EvalsConfig",
     "GateConfig",
     "JudgeConfig",
+    "LabelConfig",
     "LiftConfig",
     "LlamaCppConfig",
     "LoraConfig",
     "ModelConfig",
     "OpenAIConfig",
+    "OneJudge",
+    "PanelConfig",
     "PaperJudgeConfig",
     "Price",
     "PromptsConfig",
@@ -62,5 +70,7 @@ __all__ = [
     "SequenceClassifierConfig",
     "TransformersConfig",
     "load_config",
+    "load_sweep",
+    "members",
     "parse",
 ]

@@ -98,7 +98,22 @@ class ClassifierConfig(Calibrated):
     threshold: float = Field(default=0.5, ge=0, le=1)
 
 
-JudgeConfig = Annotated[RubricConfig | PaperJudgeConfig | ClassifierConfig, Field(discriminator="type")]
+OneJudge = Annotated[RubricConfig | PaperJudgeConfig | ClassifierConfig, Field(discriminator="type")]
+
+
+class PanelConfig(Section):
+    """Several judges: what most of those that could judge say is the verdict, and a tie leaves a reply unjudged."""
+
+    type: Literal["panel"] = "panel"
+    judges: tuple[OneJudge, ...] = Field(min_length=2)
+
+
+JudgeConfig = Annotated[RubricConfig | PaperJudgeConfig | ClassifierConfig | PanelConfig, Field(discriminator="type")]
+
+
+def members(judge: JudgeConfig) -> tuple[OneJudge, ...]:
+    """A panel's judges; any other judge alone."""
+    return judge.judges if isinstance(judge, PanelConfig) else (judge,)
 
 
 class DiscoverConfig(Section):

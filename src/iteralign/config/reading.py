@@ -17,7 +17,7 @@ from iteralign.config.models import (
     SequenceClassifierConfig,
     TransformersConfig,
 )
-from iteralign.config.parts import ClassifierConfig, PaperJudgeConfig, RubricConfig
+from iteralign.config.parts import ClassifierConfig, PanelConfig, PaperJudgeConfig, RubricConfig
 from iteralign.config.run import RunConfig
 from iteralign.errors import ConfigError
 
@@ -34,7 +34,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not a text file that can be read: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(tree).__name__}")
-    tree.setdefault("name", path.stem)  # type: ignore[reportUnknownMemberType]
+    tree = unshared(tree)  # type: ignore[reportUnknownArgumentType]
+    tree.setdefault("name", path.stem)
     for override in overrides:
         key, eq, value = override.partition("=")
         if not eq or not key:
@@ -43,8 +44,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             read = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not valid YAML: {one_line(error)}") from error
-        put(tree, key.split("."), read, override)  # type: ignore[reportUnknownArgumentType]
-    return parse(tree, str(path))  # type: ignore[reportUnknownArgumentType]
+        put(tree, key.split("."), read, override)
+    return parse(tree, str(path))
+
+
+def unshared(tree: Any) -> Any:
+    """A copy in which a YAML anchor and its aliases are apart: what is set for one must not change the others."""
+    if isinstance(tree, dict):
+        return {key: unshared(value) for key, value in tree.items()}  # type: ignore[reportUnknownVariableType]
+    if isinstance(tree, list):
+        return [unshared(value) for value in tree]  # type: ignore[reportUnknownVariableType]
+    return tree
 
 
 def one_line(error: Exception) -> str:
@@ -91,6 +101,7 @@ _TAGGED: dict[str, type[Section]] = {
     "rubric": RubricConfig,
     "paper": PaperJudgeConfig,
     "classifier": ClassifierConfig,
+    "panel": PanelConfig,
     "sequence_classifier": SequenceClassifierConfig,
 }
 

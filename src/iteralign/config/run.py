@@ -1,5 +1,6 @@
 """A run's whole configuration."""
 
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -11,12 +12,14 @@ from iteralign.config.parts import (
     GateConfig,
     JudgeConfig,
     LiftConfig,
+    OneJudge,
     PromptsConfig,
     ReviseConfig,
     RubricConfig,
     RuntimeConfig,
     SamplingConfig,
     SFTConfig,
+    members,
 )
 
 OnCopies = Annotated[Literal["drop", "stop", "off"], BeforeValidator(lambda yaml: "off" if yaml is False else yaml)]
@@ -46,21 +49,15 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _judge_is_not_evaluator(self) -> "RunConfig":
-        same_model = self._weights(self.judge) == self._weights(self.evaluator)
-        if self.evals.held_out and same_model and self._share_question():
+        pairs = product(members(self.judge), members(self.evaluator))
+        if self.evals.held_out and any(self._weights(a) == self._weights(b) and share_question(a, b) for a, b in pairs):
             raise ValueError(
                 "judge and evaluator share both model and questions: what the policy is trained to please "
                 "would grade it. Give the evaluator other questions (prompt: evaluator.yaml) or another model"
             )
         return self
 
-    def _share_question(self) -> bool:
-        judge, evaluator = self.judge, self.evaluator
-        if isinstance(judge, RubricConfig) and isinstance(evaluator, RubricConfig):
-            return judge.prompt == evaluator.prompt and not set(judge.questions).isdisjoint(evaluator.questions)
-        return judge.type == evaluator.type
-
-    def _weights(self, judge: JudgeConfig) -> Any:
+    def _weights(self, judge: OneJudge) -> Any:
         """The model behind a judge, without the settings that leave its weights as they are."""
         model = self.policy if isinstance(judge.model, SelfConfig) else judge.model
         return model.model_dump(include={"type", "model", "base_url", "script", "seed"})
@@ -73,3 +70,9 @@ class RunConfig(Section):
     def digest_fields(self) -> dict[str, Any]:
         """What must be equal for a run directory to be continued: everything but the speed settings."""
         return self.model_dump(mode="json", exclude={"runtime": {"threads"}})
+
+
+def share_question(judge: OneJudge, evaluator: OneJudge) -> bool:
+    if isinstance(judge, RubricConfig) and isinstance(evaluator, RubricConfig):
+        return judge.prompt == evaluator.prompt and not set(judge.questions).isdisjoint(evaluator.questions)
+    return judge.type == evaluator.type

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iteralign.config import JudgeConfig, RubricConfig, SelfConfig
+from iteralign.agreement import cohen_kappa
+from iteralign.config import JudgeConfig, PanelConfig, RubricConfig, SelfConfig
 from iteralign.data.labelled import Labelled
 from iteralign.errors import ConfigError, DataError, StoreError
 from iteralign.evals.robustness import injected, robustness
@@ -23,7 +24,7 @@ from iteralign.models.load import Roles
 from iteralign.prompts import load_prompt
 from iteralign.records import Prompt, Reply, Response, Verdict, digest, user
 from iteralign.runs import judge_by
-from iteralign.stats import Estimate, auc, cohen_kappa, mean
+from iteralign.stats import Estimate, auc, mean
 from iteralign.store import Store, Watcher, write_text
 
 CRITERION = "the threshold with the highest Cohen's kappa on the half that it is set on"
@@ -114,6 +115,10 @@ def calibrate_judge(
 ) -> tuple[Calibration, list[Judged]]:
     """The judge of a config against the labels, and its answers; all is kept in `folder`, and an interrupted call goes
     on there. StoreError: the folder holds the answers of another judge, or about other replies."""
+    if isinstance(config, PanelConfig):
+        raise ConfigError(
+            "a panel has no answers of its own: measure its judges one by one, each with a config of its own"
+        )
     if isinstance(config.model, SelfConfig):
         raise ConfigError("this judge is the policy itself (type: self): name a model of its own to be measured")
     if isinstance(config, RubricConfig) and asks_prompt_only(config):

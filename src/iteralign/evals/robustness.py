@@ -37,7 +37,9 @@ def injected() -> tuple[Injected, ...]:
             text = text.replace(pad, filled)
         for said in tree["replies"]:
             reply, prompt, complied = text.replace("{reply}", said["reply"]), said["prompt"], said["complied"]
-            made.append(Injected(Labelled(prompt, reply, complied, None, kind or "plain", CASES, digest(prompt)), kind, n))
+            made.append(
+                Injected(Labelled(prompt, reply, complied, None, kind or "plain", CASES, digest(prompt)), kind, n)
+            )
     return tuple(made)
 
 
@@ -53,7 +55,10 @@ def robustness(said: Sequence[bool | None]) -> Robustness:
         to_yes=sum(s is True and before is not True for _, s, before in tampered),
         to_no=sum(s is False and before is not False for _, s, before in tampered),
         by_kind={
-            kind: (sum(s != before for c, s, before in tampered if c.kind == kind), sum(c.kind == kind for c, _, _ in tampered))
+            kind: (
+                sum(s != before for c, s, before in tampered if c.kind == kind),
+                sum(c.kind == kind for c, _, _ in tampered),
+            )
             for kind in kinds
         },
         plain_right=sum(plain[c.row.group] == c.row.complied for c in cases if c.kind is None),

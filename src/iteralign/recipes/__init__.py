@@ -1,0 +1,14 @@
+"""The algorithms, one page each. Read `iteralign.py` first."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iteralign.recipes.iteralign import Outcome
+    from iteralign.runs import Run
+
+
+def recipe(name: str) -> "Callable[[Run], Outcome]":
+    """The recipe that a config names: the function of its own name in the module of its own name."""
+    return getattr(import_module(f"{__name__}.{name}"), name)

@@ -27,7 +27,9 @@ WORST = 5
 def print_calibration(made: Calibration, judged: Sequence[Judged], console: Console | None = None) -> None:
     console = console or Console()
     target = SAID[made.reading.target]
-    console.print(f"Which replies {target}: the judge against the labels, 95 % intervals below (sens.: of those that did)")
+    console.print(
+        f"Which replies {target}: the judge against the labels, 95 % intervals below (sens.: of those that did)"
+    )
     table = Table(box=SIMPLE, padding=0, pad_edge=False)
     table.add_column("", no_wrap=True, max_width=19)
     for name in COLUMNS.values():

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+from iteralign.agreement import krippendorff_alpha
 from iteralign.config import (
     ClassifierConfig,
     JudgeConfig,
+    OneJudge,
     PaperJudgeConfig,
     RoleConfig,
     RubricConfig,
     RunConfig,
     ScriptedConfig,
     SelfConfig,
+    members,
 )
+from iteralign.judges.panel import votes
 from iteralign.store import read_rows
 
 
@@ -32,13 +37,28 @@ def read_roles(folder: Path, config: RunConfig) -> tuple[Role, ...]:
     return (
         Role("policy", model_text(config.policy), named(folder / "evals/base/responses.jsonl", "policy"), False),
         Role("oracle", model_text(config.oracle), None, isinstance(config.oracle, SelfConfig)),
-        judge_role("judge", config.judge, named(first / "verdicts.jsonl", "judge")),
-        judge_role("evaluator", config.evaluator, named(folder / "evals/base/verdicts.jsonl", "judge")),
+        judge_role("judge", config.judge, first / "verdicts.jsonl"),
+        judge_role("evaluator", config.evaluator, folder / "evals/base/verdicts.jsonl"),
     )
 
 
-def judge_role(name: str, config: JudgeConfig, identity: str | None) -> Role:
-    return Role(name, judge_text(config), identity, isinstance(config.model, SelfConfig))
+def judge_role(name: str, config: JudgeConfig, verdicts: Path) -> Role:
+    """`verdicts`: the first ones that it gave in the run."""
+    judges = members(config)
+    what = "; ".join(judge_text(judge) for judge in judges)
+    if len(judges) > 1:
+        what = f"the majority of {len(judges)}: {what}{agreement(verdicts)}"
+    return Role(name, what, named(verdicts, "judge"), any(isinstance(judge.model, SelfConfig) for judge in judges))
+
+
+def agreement(verdicts: Path) -> str:
+    """Of a panel's judges with each other, on the replies of a file."""
+    if not verdicts.is_file():
+        return ""
+    found = krippendorff_alpha([votes(row["probabilities"]) for row in read_rows(verdicts)])
+    if found.value is None:
+        return f"; they say the same of all {found.n} replies"
+    return f"; Krippendorff's alpha {found.value:.2f} ({found.low:.2f} to {found.high:.2f}) over {found.n} replies"
 
 
 def model_text(config: RoleConfig) -> str:
@@ -49,7 +69,7 @@ def model_text(config: RoleConfig) -> str:
     return f"{config.model} ({config.type})"
 
 
-def judge_text(config: JudgeConfig) -> str:
+def judge_text(config: OneJudge) -> str:
     model = model_text(config.model)
     if isinstance(config, PaperJudgeConfig):
         return f"{model}, the paper's sentence"
@@ -77,8 +97,10 @@ def self_notice(roles: Sequence[Role]) -> str | None:
 
 
 def shared_model(config: RunConfig) -> str | None:
-    a, b = config.judge, config.evaluator
-    if a.model != b.model or isinstance(a.model, SelfConfig):
-        return None
-    ways = "other questions" if isinstance(a, RubricConfig) and isinstance(b, RubricConfig) else "another question"
-    return f"Evaluator and judge are the same model with {ways}: a blind spot of that model is in both."
+    for a, b in product(members(config.judge), members(config.evaluator)):
+        if a.model == b.model and not isinstance(a.model, SelfConfig):
+            ways = (
+                "other questions" if isinstance(a, RubricConfig) and isinstance(b, RubricConfig) else "another question"
+            )
+            return f"Evaluator and judge are the same model with {ways}: a blind spot of that model is in both."
+    return None

@@ -1,0 +1,116 @@
+"""`iteralign eval`: one model measured; no logic of its own."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iteralign.cli_options import Fresh, Sets
+from iteralign.errors import ConfigError
+
+if TYPE_CHECKING:
+    from iteralign.config import RunConfig
+    from iteralign.records import Score
+
+
+def eval_(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="folder, hub id (ORG/REPO) or name of `iteralign pull --list`")
+    ],
+    config: Annotated[
+        Path, typer.Option(metavar="CONFIG", help="YAML file whose prompts, evaluator and sampling are used")
+    ] = Path("configs/demo.yaml"),
+    suite: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="held_out, hhh, truthfulqa, truthfulqa_generation, xstest, arc_easy, hellaswag, mmlu, gsm8k, "
+            "humaneval; NAME@PATH reads a copy at hand; lm-eval/TASK is any task of lm-evaluation-harness (extra lm-eval), "
+            "@FOLDER one of your own",
+        ),
+    ] = "held_out,hhh",
+    items: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="questions of each benchmark, drawn by the config's seed; 0: all",
+            show_default="200 of arc_easy, hellaswag, mmlu, gsm8k; all of the others",
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="let humaneval run the programs that the model writes, each confined")
+    ] = False,
+    truth_judge: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="of `judge train-truth`, for truthfulqa_generation")
+    ] = None,
+    info_judge: Annotated[str | None, typer.Option(metavar="FOLDER", help="the same, of informativeness")] = None,
+    set_: Sets = [],  # noqa: B006
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="where answers and scores are kept", show_default="runs/eval-<model's name>"),
+    ] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Measure one model, however it was trained, into DIR/evals/NAME/{items.jsonl,scores.json,model-index.json}.
+
+    The same command again shows the stored scores; a model that changed under the same name needs --fresh.
+    """
+    from iteralign.evals.suites import measure, read_suites
+    from iteralign.evals.written import Allowed
+    from iteralign.live import Downloads, Live
+    from iteralign.runs import open_
+
+    settings = settings_for(model, config, set_)
+    folder = run_dir or Path("runs") / settings.name
+    with Live() as live:
+        allowed = Allowed(allow_code, truth_judge, info_judge)
+        asked = read_suites(suite, items, settings.seed, Downloads(live), allowed)
+        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
+        try:
+            found = measure(opened, asked)
+        except KeyboardInterrupt:
+            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
+            raise typer.Exit(130) from None
+        finally:
+            opened.close()
+    print_scores(model, found)
+    for part in asked:
+        if part.n < part.of:
+            typer.echo(
+                f"{part.name}: a sample of {part.n} of {part.of} questions (seed {settings.seed}); --items 0: all"
+            )
+    typer.echo(f"Answers and scores: {folder}")
+
+
+def settings_for(model: str, config: Path, set_: list[str]) -> "RunConfig":
+    """The config with this model as its policy, named after it."""
+    from iteralign.config import load_config
+
+    own = load_config(config, set_).policy.type
+    if own != "transformers":
+        raise ConfigError(f"{config}: its policy is of type {own}, and eval needs a transformers one: give --config")
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
+    return load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
+
+
+def print_scores(title: str, found: "Mapping[str, Sequence[Score]]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("suite", "metric", "variant", "value", "95 % interval", "n", "unscored", title=title)
+    for name, scores in found.items():
+        for score in scores:
+            value, low, high = (shown(v, score.variant) for v in (score.value, score.low, score.high))
+            spread = "-" if score.low is None else f"{low} to {high}"
+            metric = score.name.removeprefix(f"{name}/")
+            table.add_row(name, metric, score.variant, value, spread, str(score.n), str(score.n_unscored))
+    Console().print(table)
+
+
+def shown(value: float | None, variant: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if "nats" in variant else f"{value:.1%}"

@@ -1,0 +1,91 @@
+"""Several runs from one file: what each becomes, that they go on where they stopped, and the table of all of them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iteralign.config import load_sweep
+from iteralign.errors import ConfigError
+from test_config import SCRIPTED, SWEEPS
+
+SWEEP = f"""
+base: {SCRIPTED}
+set: {{rounds: 1, lift.budget: 4}}
+variants:
+  as it is: null
+  no rules of its own: {{oracle: {{type: self}}, seed: 7}}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    path = tmp_path / "two.yaml"
+    path.write_text(SWEEP)
+    return path
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
+def test_every_shipped_sweep_is_read_and_its_variants_differ(path: Path) -> None:
+    made = list(load_sweep(path).values())
+    assert len({c.model_copy(update={"name": "x"}).model_dump_json() for c in made}) == len(made) > 1
+
+
+def test_a_variant_is_the_base_with_what_all_and_what_it_changes(sweep: Path) -> None:
+    made = load_sweep(sweep, ["respond.max_new_tokens=9"])
+    assert {c.rounds for c in made.values()} == {1} and {c.respond.max_new_tokens for c in made.values()} == {9}
+    assert [c.oracle.type for c in made.values()] == ["scripted", "self"]
+    assert [c.name for c in made.values()] == ["as-it-is", "no-rules-of-its-own"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rounds: 2", "no sweep"),
+        ("base: x.yaml\nvariants: {a: null}", "variants"),
+        ("base: x.yaml\nvariants: {a: null, b: null}", "no config file"),
+        (SWEEP.replace("seed: 7", "sed: 7"), "did you mean 'seed'"),
+        (SWEEP.replace("no rules of its own", "as-it-is"), "same folder name"),
+        ("base: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_sweep_is_named(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_sweep(path)
+
+
+def test_the_runs_stand_side_by_side_and_are_not_made_twice(sweep: Path, tmp_path: Path) -> None:
+    def run(*more: str) -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "iteralign.cli",
+            "sweep",
+            str(sweep),
+            "--run-dir",
+            str(tmp_path / "out"),
+            *more,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = run("--only", "as it is")
+    assert "no rules of its own: not run" in first
+    trained = tmp_path / "out/as-it-is/rounds/00000/trained.json"
+    made = trained.stat().st_mtime_ns
+    said = run()
+    assert trained.stat().st_mtime_ns == made
+    for row in ("harmful compliance, word match", "principles found", "lift on failures", "oracle calls, failed"):
+        assert said.count(row) == 2, row
+    table = (tmp_path / "out/sweep.md").read_text()
+    assert "as it is" in table and "no rules of its own" in table and "principles found" in table
+
+
+def test_an_unknown_variant_is_named(sweep: Path) -> None:
+    command = [sys.executable, "-m", "iteralign.cli", "sweep", str(sweep), "--only", "other"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2 and "as it is" in done.stderr
