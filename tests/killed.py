@@ -13,7 +13,7 @@ from typing import Any
 
 from iteralign.config import RunConfig, load_config
 from iteralign.models.scripted import ScriptedPolicy
-from iteralign.recipes.iteralign import iteralign
+from iteralign.recipes import recipe
 from iteralign.runs import open_
 
 OUTSIDE_THE_PROMISE = {"environment.json", "events.jsonl", "calls.sqlite"}
@@ -46,7 +46,7 @@ def run(folder: Path, config: RunConfig, death: Death | None = None) -> None:
     os.fsync = death.fsync if death else lambda file: None  # a kill loses nothing that was written, synced or not
     if death is not None:
         Path.replace = lambda path, target: death.rename(path, target)  # type: ignore[method-assign]
-    iteralign(open_(config, Path("run")))
+    recipe(config.recipe)(open_(config, Path("run")))
 
 
 def child(folder: Path, config: RunConfig, death: Death | None = None) -> int:

@@ -33,6 +33,11 @@ SMALL = [
 ]
 
 
+GIVEN = "constitution=helpful_harmless_honest"
+CAI = ["recipe=cai", GIVEN, "revise.draws=2", "revise.critique=true", "revise.prompt=cai.yaml"]
+RLAIF = ["recipe=rlaif", GIVEN, "learn=dpo", "policy.script=wavers", "prefer.sampling.max_new_tokens=20"]
+
+
 def run(folder: Path, *settings: str) -> Outcome:
     return iteralign(open_(load_config(TESTS.parent / "configs/scripted.yaml", [*SMALL, *settings]), folder))
 
@@ -61,8 +66,11 @@ def killed(folder: Path, step: int, *settings: str) -> Any:
         (5, [], 15, ["rounds/00001/gate.json", "rounds/00001/checkpoint/scripted.json", "evals/final/scores.json"]),
         (12, ["overrefuses", "rounds=1"], 6, ["rounds/00000/backtracked.json", "rounds/00000/gate.json"]),
         (12, ["policy.script=collapses", "rounds=3"], 6, ["rounds/00001/gate.json", "evals/final/scores.json"]),
+        (9, [*CAI, "rounds=1"], 6, ["rounds/00000/revisions.jsonl", "rounds/00000/trained.json"]),
+        (9, [*RLAIF, "rounds=1"], 6, ["rounds/00000/preferences.jsonl", "rounds/00000/trained-dpo.json"]),
+        (12, ["learn=sft+dpo", "rounds=1"], 6, ["rounds/00000/refusals.jsonl", "rounds/00000/trained-dpo.json"]),
     ],
-    ids=["two rounds", "backtracked", "collapses"],
+    ids=["two rounds", "backtracked", "collapses", "cai", "rlaif", "sft+dpo"],
 )
 def test_killed_anywhere_a_run_goes_on_to_the_same_files(
     tmp_path: Path, step: int, settings: list[str], least: int, made: list[str]

@@ -41,6 +41,7 @@ LAYERS = """
     evals
     recipes
     tally
+    training_plan
     walk
     plan
     report

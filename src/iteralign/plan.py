@@ -32,16 +32,15 @@ from iteralign.runs import Prompts
 from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of, unpacked_of
 from iteralign.sources import find
 from iteralign.training.policy import Engine
+from iteralign.training_plan import Training, training_of
 from iteralign.walk import (
     ASSUMED,
     ROLES,
     Line,
-    Training,
     Walk,
     models_of,
     name_of,
     round_batch,
-    training_of,
     tries,
     walk_evaluation,
     walk_round,
@@ -192,6 +191,7 @@ def beside(config: RunConfig) -> list[tuple[ModelConfig, list[str]]]:
     others: dict[str, tuple[ModelConfig, list[str]]] = {}
     raw: list[tuple[str, RoleConfig | LabelConfig]] = [("oracle", config.oracle)]
     raw += [("judge", judge.model) for judge in members(config.judge)]
+    raw += [("comparer", config.prefer.model)] if config.prefer.model and config.recipe == "rlaif" else []
     raw += [("evaluator", judge.model) for judge in members(config.evaluator)]
     for role, model in raw:
         if not isinstance(model, SelfConfig):
@@ -200,7 +200,7 @@ def beside(config: RunConfig) -> list[tuple[ModelConfig, list[str]]]:
 
 
 def scores(roles: Sequence[str]) -> bool:
-    return not {"judge", "evaluator"}.isdisjoint(roles)
+    return not {"judge", "comparer", "evaluator"}.isdisjoint(roles)
 
 
 def downloads(config: RunConfig) -> tuple[Amount, ...]:

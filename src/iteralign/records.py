@@ -140,12 +140,16 @@ class Verdict(Record):
 
 
 class Principle(Record):
-    """`kind` is what the evidence called for: "decline" or "answer" (an over-refusal)."""
+    """`kind` is what the evidence called for: "decline" or "answer" (an over-refusal). `critique` and `revision`: what a
+    given principle asks the policy about an answer, and what it asks it to write; empty: asked by its text."""
 
     id: str
     text: str
     framing: Literal["do", "dont"]
     kind: Wants
+    name: str = ""
+    critique: str = ""
+    revision: str = ""
 
 
 class LedgerEntry(Record):
@@ -255,6 +259,50 @@ class Row(Record):
     principles: tuple[str, ...] = ()
     round: int = 0
     weight: float = 1.0
+
+
+class Preference(Record):
+    """`chosen` over `rejected`, two answers to one prompt, under `principle` where one was shown.
+
+    `score`: the debiased log-odds of the chosen one (positive), `orders`: P(the answer shown first) with the chosen
+    first and with it second; None where no model compared them. `origin`: two samples compared, a failing answer and
+    its accepted revision, or an own good answer to a harmless prompt and a refusal of it.
+    """
+
+    prompt: str
+    item: str
+    split: Split
+    wants: Wants
+    chat: Chat
+    chosen: Reply
+    rejected: Reply
+    origin: Literal["compared", "revision", "contrast"]
+    principle: str | None = None
+    score: float | None = None
+    orders: tuple[float, float] | None = None
+    judge: str | None = None
+    round: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """TRL's conversational format (prompt, chosen, rejected: lists of messages), beside what is ours."""
+        own = self.model_dump(mode="json", exclude={"chat", "chosen", "rejected", "prompt"})
+        return {
+            "prompt": [m.row() for m in self.chat],
+            "chosen": [{"role": "assistant", "content": self.chosen.text}],
+            "rejected": [{"role": "assistant", "content": self.rejected.text}],
+            "finish": [self.chosen.finish, self.rejected.finish],
+            "id": self.prompt,
+            **own,
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        own = {k: v for k, v in row.items() if k not in ("id", "finish", "prompt", "chosen", "rejected")}
+        chosen, rejected = (
+            Reply(text=row[name][0]["content"], finish=finish)
+            for name, finish in zip(("chosen", "rejected"), row["finish"], strict=True)
+        )
+        return cls(prompt=row["id"], chat=row["prompt"], chosen=chosen, rejected=rejected, **own)
 
 
 class Checkpoint(Record):

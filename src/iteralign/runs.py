@@ -75,6 +75,11 @@ class Run:
     def judge(self, policy: Policy) -> Judge:
         return self._kept("judge", self.config.judge, policy)
 
+    def comparer(self, policy: Policy) -> Model:
+        """Who says which of two answers is better: a model of its own, or the judge's."""
+        own = self.config.prefer.model or members(self.config.judge)[0].model
+        return self.roles.get(own, lambda: policy.model)
+
     def evaluator(self, policy: Policy) -> Judge:
         return self._kept("evaluator", self.config.evaluator, policy)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, NamedTuple, TypeVar
 
 from iteralign.config import (
@@ -31,20 +32,20 @@ from iteralign.records import (
     Wants,
 )
 from iteralign.runs import Prompts, judge_by
-from iteralign.sizes import at_hand, time_of, training_time
+from iteralign.sizes import at_hand, time_of
 from iteralign.stages.discover import ask_same, asks, discover
+from iteralign.stages.prefer import compare, sample
 from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
 from iteralign.stages.revise import revise
-from iteralign.tally import CHARACTERS_A_TOKEN, CHAT_TOKENS, REPLY_SHARE, TURN_TOKENS, Tally, filler, tokens_of
-from iteralign.training.rows import round_half
+from iteralign.tally import CHARACTERS_A_TOKEN, CHAT_TOKENS, REPLY_SHARE, TURN_TOKENS, Tally, filler
+from iteralign.training_plan import HARMLESS_FAILING, failing_of
 
 T = TypeVar("T")
-Role = Literal["policy", "oracle", "judge", "evaluator"]
+Role = Literal["policy", "oracle", "judge", "comparer", "evaluator"]
 Per = Literal["round", "retry", "run"]
-ROLES: tuple[Role, ...] = ("policy", "oracle", "judge", "evaluator")
+ROLES: tuple[Role, ...] = ("policy", "oracle", "judge", "comparer", "evaluator")
 
-HARMLESS_FAILING = 0.10
 PRINCIPLE_TOKENS = 25
 HHH_PAIRS, HHH_SENT, HHH_READ = 258, 42_000, 23_000  # as this walk counts them; items share inputs and options
 
@@ -81,23 +82,13 @@ class Line:
     basis: str
 
 
-@dataclass(frozen=True)
-class Training:
-    """All rounds together: rows and steps at most; `tokens` counts each row once an epoch."""
-
-    rows: int
-    steps: int
-    tokens: int
-    seconds: float | None
-    basis: str
-
-
 def models_of(config: RunConfig, role: Role) -> list[ModelConfig]:
     """Of a panel, each judge's; of any other role one."""
     own = {
         "policy": [config.policy],
         "oracle": [config.oracle],
         "judge": [judge.model for judge in members(config.judge)],
+        "comparer": [config.prefer.model or members(config.judge)[0].model],
         "evaluator": [judge.model for judge in members(config.evaluator)],
     }[role]
     return [config.policy if isinstance(model, SelfConfig) else model for model in own]
@@ -179,7 +170,45 @@ class Walk:
 
 
 def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
-    """The stages of a round (recipes/iteralign.py), on the first round's batch; every round is as large."""
+    """The stages of a round, on the first round's batch; every round is as large."""
+    {"iteralign": walk_iteralign, "cai": walk_cai, "rlaif": walk_rlaif}[walk.config.recipe](walk, batch)
+
+
+def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
+    """recipes/cai.py: every answer is criticised and rewritten."""
+    config, rounds = walk.config, walk.config.rounds
+    responses = walk.ask(
+        Stage("respond", "round", rounds), "policy", lambda m: respond(batch, m, config.respond, config.seed, 0)
+    )
+    walk.judge(Stage("judge", "round", rounds), "judge", responses)
+    given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
+    walk_revisions(walk, [verdict_of(r, "none") for r in responses], given)
+
+
+def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
+    """recipes/rlaif.py: samples, verdicts on all of them, comparisons of pairs."""
+    config, rounds, prefer = walk.config, walk.config.rounds, walk.config.prefer
+    responses = walk.ask(Stage("sample", "round", rounds), "policy", lambda m: sample(batch, m, prefer, config.seed, 0))
+    walk.judge(Stage("judge", "round", rounds), "judge", responses)
+    n = prefer.samples
+    each = [responses[k : k + n] for k in range(0, len(responses), n)]
+    pairs = [pair for own in each for pair in (combinations(own, 2) if prefer.pairs == "all" else [(own[0], own[-1])])]
+    given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
+    stage = Stage("prefer", "round", rounds)
+    walk.ask(stage, "comparer", lambda m: compare(pairs, given, m, prefer, config.seed, 0))
+
+
+def walk_revisions(walk: Walk, failures: Sequence[Verdict], principles: Sequence[Principle]) -> None:
+    config, rounds = walk.config, walk.config.rounds
+    stage = Stage("revise", "round", rounds)
+    drafts = walk.ask(stage, "policy", lambda m: revise(failures, m, principles, config.revise, config.seed, 0))
+    if config.revise.verify:
+        revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
+        walk.judge(Stage("verify", "round", rounds), "judge", revised)
+
+
+def walk_iteralign(walk: Walk, batch: Sequence[Prompt]) -> None:
+    """recipes/iteralign.py."""
     config, rounds = walk.config, walk.config.rounds
     stage = Stage("respond", "round", rounds)
     responses = walk.ask(stage, "policy", lambda m: respond(batch, m, config.respond, config.seed, 0))
@@ -202,12 +231,20 @@ def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
     if config.lift.budget:
         walk_lift(walk, failures, responses, found)
     # of no kind, so that every failure is revised under all
-    principles = principles_of(config.revise.max_principles or found, "unknown")
-    stage = Stage("revise", "round", rounds)
-    drafts = walk.ask(stage, "policy", lambda m: revise(failures, m, principles, config.revise, config.seed, 0))
-    if config.revise.verify:
-        revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
-        walk.judge(Stage("verify", "round", rounds), "judge", revised)
+    walk_revisions(walk, failures, principles_of(config.revise.max_principles or found, "unknown"))
+    if "dpo" in config.learn and config.prefer.contrast:
+        walk_contrast(walk, [r for r in responses if r.prompt.wants == "answer"][: len(failures)])
+
+
+def walk_contrast(walk: Walk, responses: Sequence[Response]) -> None:
+    """Refusals of harmless prompts, for DPO: at most as many as there are failures."""
+    config = walk.config
+    once = config.revise.model_copy(update={"candidates": 1, "max_principles": 1})
+    stage, principles = Stage("contrast", "round", config.rounds), principles_of(1, "decline")
+    good = [verdict_of(r, "none") for r in responses]
+    drafts = walk.ask(stage, "policy", lambda m: revise(good, m, principles, once, config.seed, 0, as_kind="decline"))
+    revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
+    walk.judge(stage, "judge", revised)
 
 
 def walk_lift(walk: Walk, failures: Sequence[Verdict], responses: Sequence[Response], found: int) -> None:
@@ -272,10 +309,6 @@ def verdict_of(response: Response, fault: Fault) -> Verdict:
     return Verdict(response=response, label=label, fault=fault, probabilities={}, reason="", judge="plan")
 
 
-def failing_of(harmless: Sequence[object]) -> int:
-    return math.ceil(HARMLESS_FAILING * len(harmless))
-
-
 def oracle_calls(config: RunConfig, batch: Sequence[Prompt]) -> dict[Wants, int]:
     """Calls a round by the kind of failure, at most: of two groups that did not fit into one call, only one is
     smaller than half a call, so grouping makes at most 2 n / group_size + 1 groups of n failures."""
@@ -303,24 +336,3 @@ def constitution_at_mean_round(config: RunConfig, calls: dict[Wants, int]) -> Co
 def principles_of(count: int, kind: Wants) -> list[Principle]:
     texts = (filler(PRINCIPLE_TOKENS, 10_000 + 100 * n) for n in range(count))
     return [Principle(id=f"{kind}{n}", text=text, framing="do", kind=kind) for n, text in enumerate(texts)]
-
-
-def training_of(config: RunConfig, batch: Sequence[Prompt]) -> Training:
-    """Rows as `choose_rows` takes them: everything harmful, and harmless ones up to their share."""
-    sft, revise = config.sft, config.revise
-    each = 1 if revise.keep == "best" else revise.candidates
-    harmless = [p for p in batch if p.wants == "answer"]
-    revised = each * failing_of(harmless)
-    harmful = each * (len(batch) - len(harmless))
-    share = round_half(harmful * sft.harmless_share / (1 - sft.harmless_share))
-    replies = max(0, min(share - revised, len(harmless) - failing_of(harmless)))
-    rows = harmful + revised + replies
-    rounds = [rows * (r + 1 if sft.rows == "pool" else 1) for r in range(config.rounds)]
-    question = sum(tokens_of(p.plain) for p in batch) / len(batch)
-    reply = min(REPLY_SHARE * config.respond.max_new_tokens, sft.reply_tokens or math.inf)
-    answers = (harmful + revised) * REPLY_SHARE * revise.sampling.max_new_tokens + replies * reply
-    row_tokens = min(sft.max_length, question + answers / max(1, rows))
-    tokens = round(sum(rounds) * row_tokens * sft.epochs)
-    time = training_time(config.policy, tokens)
-    steps = sum(math.ceil(math.ceil(n / sft.batch) * sft.epochs) for n in rounds)
-    return Training(sum(rounds), steps, tokens, time.seconds, time.basis)

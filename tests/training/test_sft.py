@@ -15,6 +15,7 @@ from iteralign.models.load import load_transformers
 from iteralign.models.transformers import TransformersModel
 from iteralign.models.weights import load_weights, save_checkpoint
 from iteralign.records import Checkpoint, Message, Row, user
+from iteralign.training.in_place import arguments
 from iteralign.training.labelled import LabelledSFTTrainer, by_length, is_plain
 from iteralign.training.lora import wrap
 from iteralign.training.rows import encode
@@ -68,7 +69,9 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 def test_the_trainers_batch_learns_the_answer_and_its_end_and_no_padding() -> None:
     engine = tiny_model()
     encoded = encode(ROWS, engine.format, 512).rows
-    trainer = make_trainer(engine.module, engine, encoded, SFTConfig(batch=8), {}, SEED)
+    trainer = make_trainer(
+        engine.module, engine, encoded, arguments(SFTConfig(batch=8), engine.module.device, len(encoded), SEED)
+    )
     [batch] = list(trainer.get_train_dataloader())
     assert engine.tokenizer.pad_token_id == engine.tokenizer.eos_token_id, "the case in which the end gets lost"
     answers = {r.answer for r in ROWS}
@@ -90,7 +93,7 @@ def test_loss_and_gradients_are_trls_own(lora: LoraConfig | None) -> None:
     long = ROWS[0].model_copy(update={"answer": " ".join([ROWS[0].answer] * 6)})
     encoded = encode([*ROWS[1:], long], engine.format, 512).rows
     assert len(by_length(torch.tensor([len(row["input_ids"]) for row in encoded]))) == 2
-    trainer = make_trainer(module, engine, encoded, SFTConfig(batch=8), {}, SEED)
+    trainer = make_trainer(module, engine, encoded, arguments(SFTConfig(batch=8), module.device, len(encoded), SEED))
     batch = next(iter(trainer.get_train_dataloader()))
     found: list[tuple[float, dict[str, torch.Tensor]]] = []
     for compute_loss in (trainer.compute_loss, super(LabelledSFTTrainer, trainer).compute_loss):

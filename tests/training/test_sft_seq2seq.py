@@ -16,6 +16,7 @@ from iteralign.models.load import load_transformers
 from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import load_weights, save_checkpoint
 from iteralign.records import Reply, Row, user
+from iteralign.training.in_place import arguments
 from iteralign.training.policy import BASE, Engine, Line, Policy, train
 from iteralign.training.rows import encode
 from iteralign.training.sft import make_trainer, sft
@@ -66,7 +67,9 @@ def test_the_decoder_learns_the_answer_and_its_end_and_no_padding(kind: str) -> 
     engine.tokenizer.padding_side = "left"
     engine = Seq2SeqModel(engine.module, engine.tokenizer, "again")
     encoded = encode(ROWS, engine.format, 64)
-    trainer = make_trainer(engine.module, engine, encoded.rows, SFTConfig(batch=4), {}, 0)
+    trainer = make_trainer(
+        engine.module, engine, encoded.rows, arguments(SFTConfig(batch=4), engine.module.device, len(encoded.rows), 0)
+    )
     [batch] = list(trainer.get_train_dataloader())
     assert len({len(r["labels"]) for r in encoded.rows}) > 1
     for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):

@@ -137,6 +137,9 @@ class ReviseConfig(Section):
     prompt: str = "revise.yaml"
     candidates: int = Field(default=2, ge=1)
     max_principles: int = Field(default=1, ge=0)
+    draws: int | None = Field(
+        default=None, ge=1, description="principles drawn one after another, seeded, for an answer"
+    )
     check: bool = False
     critique: bool = False
     verify: bool = True
@@ -164,13 +167,9 @@ class LoraConfig(Section):
     keep: bool = Field(default=False, description="keep the adapter apart instead of merging it at the end of a round")
 
 
-class SFTConfig(Section):
-    """`harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
-
-    `reply_tokens`, `revision_tokens`: own replies and revisions are learnt up to this length only. Whether an answer
-    declines shows in its first tokens; learning more of it costs time, and what a small model knows besides.
-    `max_length`: tokens of prompt and answer together, of an encoder-decoder each.
-    """
+class TrainConfig(Section):
+    """What every way of training takes. `start`: the round's policy, or the base again. `max_length`: tokens of prompt
+    and answer together, of an encoder-decoder each."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
     epochs: float = Field(default=2.0, gt=0)
@@ -180,13 +179,52 @@ class SFTConfig(Section):
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    lora: LoraConfig | None = None
+
+
+class SFTConfig(TrainConfig):
+    """`harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
+
+    `reply_tokens`, `revision_tokens`: own replies and revisions are learnt up to this length only. Whether an answer
+    declines shows in its first tokens; learning more of it costs time, and what a small model knows besides.
+    """
+
     start: Literal["round", "base"] = "round"
     rows: Literal["round", "pool"] = "round"
     harmless_share: float = Field(default=0.5, ge=0, lt=1)
     reply_tokens: int | None = Field(default=None, ge=1)
     revision_tokens: int | None = Field(default=None, ge=1)
     min_rows: int = Field(default=1, ge=1)
-    lora: LoraConfig | None = None
+
+
+class DPOConfig(TrainConfig):
+    """Direct preference optimisation (Rafailov et al. 2023, eq. 7). `reference`: the policy that it begins with, or
+    the base. `answer_tokens`: chosen and rejected answers are compared up to this length only."""
+
+    learning_rate: float = Field(default=5e-6, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=0.1, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    reference: Literal["round", "base"] = "round"
+    answer_tokens: int | None = Field(default=None, ge=1)
+
+
+class PreferConfig(Section):
+    """Preferences that a model labels. `samples` answers a prompt; a pair's score is the log-odds of the first answer,
+    freed of position: half the difference between both orders. Below `margin` it is a tie, and no pair.
+
+    `pairs`: the best against the worst by the judge's verdict (`ranked`), or every two (`all`). `model`: who compares;
+    without it the judge's model. `contrast`: in the iteralign recipe, own good answers to harmless prompts are paired
+    with refusals of them, so that declining is learnt for harmful ones only.
+    """
+
+    model: RoleConfig | None = None
+    prompt: str = "prefer.yaml"
+    samples: int = Field(default=4, ge=2)
+    pairs: Literal["ranked", "all"] = "ranked"
+    margin: float = Field(default=0.5, ge=0)
+    contrast: bool = True
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=64)
 
 
 class GateConfig(Section):

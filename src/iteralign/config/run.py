@@ -8,11 +8,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from iteralign.config.models import ModelConfig, RoleConfig, Section, SelfConfig, TransformersConfig
 from iteralign.config.parts import (
     DiscoverConfig,
+    DPOConfig,
     EvalsConfig,
     GateConfig,
     JudgeConfig,
     LiftConfig,
     OneJudge,
+    PreferConfig,
     PromptsConfig,
     ReviseConfig,
     RubricConfig,
@@ -27,7 +29,7 @@ OnCopies = Annotated[Literal["drop", "stop", "off"], BeforeValidator(lambda yaml
 
 class RunConfig(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    recipe: Literal["iteralign"] = "iteralign"
+    recipe: Literal["iteralign", "cai", "rlaif"] = "iteralign"
     seed: int = 0
     rounds: int = Field(default=2, ge=1)
     policy: ModelConfig
@@ -41,7 +43,10 @@ class RunConfig(Section):
     discover: DiscoverConfig = DiscoverConfig()
     revise: ReviseConfig = ReviseConfig()
     lift: LiftConfig = LiftConfig()
+    learn: Literal["sft", "dpo", "sft+dpo"] = Field(default="sft", description="what a round is trained by")
     sft: SFTConfig = SFTConfig()
+    dpo: DPOConfig = DPOConfig()
+    prefer: PreferConfig = PreferConfig()
     gates: GateConfig = GateConfig()
     evals: EvalsConfig = EvalsConfig()
     decontaminate: OnCopies = "drop"
@@ -61,6 +66,14 @@ class RunConfig(Section):
         """The model behind a judge, without the settings that leave its weights as they are."""
         model = self.policy if isinstance(judge.model, SelfConfig) else judge.model
         return model.model_dump(include={"type", "model", "base_url", "script", "seed"})
+
+    @model_validator(mode="after")
+    def _recipe_has_what_it_learns_from(self) -> "RunConfig":
+        if self.recipe == "rlaif" and self.learn != "dpo":
+            raise ValueError(f"recipe rlaif makes preference pairs and no rows: set learn: dpo (got {self.learn})")
+        if self.recipe == "cai" and self.learn != "sft":
+            raise ValueError(f"recipe cai makes rows and no preference pairs: set learn: sft (got {self.learn})")
+        return self
 
     @property
     def generation_batch(self) -> int:

@@ -44,7 +44,11 @@ def read_principle(row: Any, where: str) -> Principle:
 
 
 def constitution_yaml(constitution: Constitution) -> str:
-    rows = [{"id": p.id, "kind": p.kind, "framing": p.framing, "text": p.text} for p in constitution.principles]
+    rows = [
+        {"id": p.id, "kind": p.kind, "framing": p.framing, "text": p.text}
+        | {k: v for k in ("name", "critique", "revision") if (v := getattr(p, k))}
+        for p in constitution.principles
+    ]
     return yaml.safe_dump({"version": constitution.version, "principles": rows}, sort_keys=False, allow_unicode=True)
 
 

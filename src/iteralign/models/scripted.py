@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iteralign.errors import ConfigError
 from iteralign.models.base import Job, Model, choice_from, read_answer
-from iteralign.records import Chat, Checkpoint, Choice, Reply, Row, digest
+from iteralign.records import Chat, Checkpoint, Choice, Preference, Reply, Row, digest
 
 Generate = Callable[[Job], str | Reply]
 Choose = Callable[[Chat, Sequence[str]], str | dict[str, float]]
@@ -57,7 +57,8 @@ class ScriptedModel(Model):
 
 
 class ScriptedPolicy(ScriptedModel):
-    """A policy whose skill is the share of its training rows that decline harmful requests.
+    """A policy whose skill is the share of its training rows that decline harmful requests; one that wavers declines
+    some of them from the beginning.
 
     It declines a harmful request once it has learnt enough such rows, answers harmless ones, and follows a
     principle when it is shown one. `learn` is its training; its state is a JSON file.
@@ -65,7 +66,7 @@ class ScriptedPolicy(ScriptedModel):
 
     def __init__(self, seed: int = 0, learnt: int = 0, script: str = "policy") -> None:
         self.seed = seed
-        self.learnt = learnt
+        self.learnt = learnt or self.start(script)
         self.script = script
         super().__init__(self._answer, self._pick, loglikelihood=self._likelihood)
 
@@ -101,9 +102,25 @@ class ScriptedPolicy(ScriptedModel):
             path=str(folder), parent=parent, digest=self.name.rsplit(":", 1)[1], rows=len(rows), steps=len(rows)
         )
 
+    def learn_pairs(self, pairs: Sequence[Preference], folder: Path, parent: str) -> Checkpoint:
+        """A pair teaches to decline where the chosen answer to a harmful request does, and to answer where it does not."""
+        change = sum((1 if is_refusal(p.chosen.text) else -1) for p in pairs if p.wants == "decline")
+        made = self.learn((), folder, parent)
+        self.learnt = max(0, self.learnt + change)
+        (folder / "scripted.json").write_text(json.dumps({"learnt": self.learnt}) + "\n")
+        return made.model_copy(update={"digest": self.name.rsplit(":", 1)[1], "rows": len(pairs), "steps": len(pairs)})
+
     def restore(self, source: str) -> None:
         path = Path(source) / "scripted.json"
-        self.learnt = json.loads(path.read_text())["learnt"] if path.is_file() else 0
+        self.learnt = json.loads(path.read_text())["learnt"] if path.is_file() else self.start(self.script)
+
+    @staticmethod
+    def start(script: str) -> int:
+        return 8 if script == "wavers" else 0
+
+
+def is_refusal(text: str) -> bool:
+    return "can't help with that" in text
 
 
 HARMFUL_WORDS = ("steal", "hurt", "cheat", "threaten", "poison", "scam", "fake", "bribe", "stalk", "blackmail")
@@ -117,8 +134,14 @@ def is_harmful(text: str) -> bool:
 def judge_script(chat: Chat, options: Sequence[str]) -> dict[str, float]:
     """Answers the rubric's questions by word, with probabilities."""
     text = chat[-1].content
+    if tuple(options) == ("A", "B"):
+        first = text.split("Reply A:", 1)[-1].split("Reply B:")[0]
+        second = text.split("Reply B:", 1)[-1]
+        wanted = is_harmful(text.split("Reply A:")[0])
+        liked = (is_refusal(first) == wanted) - (is_refusal(second) == wanted)
+        return {"A": 0.5 + 0.4 * liked, "B": 0.5 - 0.4 * liked}
     reply = text.split("Reply:", 1)[-1]
-    declines = "can't help with that" in reply
+    declines = is_refusal(reply)
     if "ask for something harmful" in text:
         yes = is_harmful(text)
     elif "refus" in text or "declin" in text or "saying no" in text:
@@ -139,10 +162,10 @@ def oracle_script(job: Job) -> str:
 
 
 def scripted(script: str, seed: int = 0) -> ScriptedModel:
-    if script in ("policy", "collapses"):
+    if script in ("policy", "wavers", "collapses"):
         return ScriptedPolicy(seed, script=script)
     if script == "judge":
         return ScriptedModel(choose=judge_script, name="scripted:judge")
     if script == "oracle":
         return ScriptedModel(generate=oracle_script, choose=judge_script, name="scripted:oracle")
-    raise ConfigError(f"unknown script {script!r}; known: policy, collapses, judge, oracle")
+    raise ConfigError(f"unknown script {script!r}; known: policy, wavers, collapses, judge, oracle")

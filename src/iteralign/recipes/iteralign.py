@@ -1,47 +1,38 @@
 """IterAlign (arXiv 2403.18341, section 4): find failures, discover principles, revise, verify, train, repeat."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
-from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.errors import ModelError
-from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.lift import Trial, entries, hold_back, lift, trials
-from iteralign.evals.protected import decontaminated
-from iteralign.evals.suite import evaluate, evaluate_round, gate_round, on_validation
-from iteralign.records import Checkpoint, Constitution, LedgerEntry, Prompt, Response, Revision, Row, Verdict
+from iteralign.evals.suite import evaluate, on_validation
+from iteralign.recipes.steps import (
+    Outcome,
+    Standing,
+    enough,
+    learn,
+    refuse_leaks,
+    respond_and_judge,
+    select,
+    write_constitution,
+)
+from iteralign.records import Constitution, LedgerEntry, Preference, Principle, Revision, Verdict
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
 from iteralign.stages.discover import Discovery, FailedCall, discover
-from iteralign.stages.red_team import red_team
-from iteralign.stages.respond import respond
+from iteralign.stages.prefer import contrast_preferences, revision_preferences
 from iteralign.stages.revise import drop_near_copies, revise, verify
-from iteralign.store import Store, read_rows, write_text
-from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints, train
-from iteralign.training.rows import choose_rows, refuse_held_out
-
-
-class Outcome(NamedTuple):
-    """`stopped` says why the run ended before its last round, None when it did not."""
-
-    policy: Policy
-    constitution: Constitution
-    stopped: str | None
+from iteralign.store import Store, read_rows
+from iteralign.training.policy import Policy
 
 
 def iteralign(run: Run) -> Outcome:
     config = run.config
-    policy, constitution = run.base, run.constitution
-    evaluate(run, policy, "base")
+    now, constitution = Standing(run.base), run.constitution
+    evaluate(run, now.policy, "base")
     on_validation(run, run.store.inside("evals/validation"), lambda: run.base.model)
-    pool: list[Row] = []
     held: list[Verdict] = []  # failures that principles were measured on: they come again in the next round
-    failed_gates = 0
-    stopped = None
     for r in range(config.rounds):
-        here = run.store.inside(f"rounds/{r:05d}")
+        here, policy = run.store.inside(f"rounds/{r:05d}"), now.policy
         verdicts = respond_and_judge(run, here, policy, r, [v.response.prompt for v in held])
         failures, held = hold_back(
             [v for v in verdicts if v.label == "fails"], config.lift.budget, seed_for(config.seed, r, "lift")
@@ -53,59 +44,15 @@ def iteralign(run: Run) -> Outcome:
         found = measure_lift(run, here, policy, found, held, verdicts, r)
         constitution = found.constitution
         revisions = revise_and_verify(run, here, policy, failures, found, r)
-        rows = select(run, here, revisions, verdicts, pool, r)
-        if len(rows) < config.sft.min_rows:
-            run.store.event("too few rows", round=r, rows=len(rows))
-            continue
-        candidate = fine_tune(run, here, policy, rows, r)
-        candidate, gate = pass_gate(run, here, policy, candidate)
-        if gate.kept:
-            drop_checkpoints(here, keep=candidate)
-            drop_checkpoint(policy.checkpoint)
-            policy, pool, failed_gates = candidate, rows if config.sft.rows == "pool" else [], 0
-            evaluate_round(run, policy, here)
-            continue
-        drop_checkpoints(here, keep=None)
-        failed_gates += 1
-        if failed_gates >= config.gates.failures_in_a_row:
-            stopped = f"{failed_gates} rounds in a row failed their gates, the last (round {r}): " + "; ".join(
-                gate.reasons
-            )
+        rows = select(run, here, revisions, verdicts, now.pool, r) if "sft" in config.learn else []
+        pairs = pairs_of(run, here, policy, revisions, verdicts, r) if "dpo" in config.learn else []
+        if enough(run, rows, pairs, r):
+            now = learn(run, here, now, rows, r, pairs)
+        if now.stopped:
             break
-    evaluate(run, policy, "final")
+    evaluate(run, now.policy, "final")
     write_constitution(run, constitution)
-    return Outcome(policy, constitution, stopped)
-
-
-def respond_and_judge(run: Run, here: Store, policy: Policy, r: int, again: Sequence[Prompt] = ()) -> list[Verdict]:
-    """Of the round's batch, and of the prompts that come again."""
-    config, train_set = run.config, run.prompts["train"]
-
-    def batch() -> list[Prompt]:
-        counts = config.prompts.red_team_per_round, config.prompts.harmless_per_round
-        drawn = red_team(train_set.red_team, r, counts[0], config.seed) + red_team(
-            train_set.harmless, r, min(counts[1], len(train_set.harmless)), config.seed
-        )
-        return drawn + [p for p in again if p not in drawn]
-
-    prompts = here.rows("prompts", batch, lambda row: Prompt(**row))
-    by_id = {p.id: p for p in prompts}
-    responses = here.by(config.generation_batch).each(
-        "responses",
-        prompts,
-        lambda part: respond(part, policy.model, config.respond, config.seed, r),
-        lambda row: Response.join(row, by_id),
-    )
-    by_response = {x.id: x for x in responses}
-    verdicts = here.each(
-        "verdicts",
-        responses,
-        lambda part: run.judge(policy)(part),
-        lambda row: Verdict.join(row, by_response),
-        lacking=lambda made: too_many_unjudged(made, config.gates),
-    )
-    stop_if_unjudged(verdicts, config.gates, f"round {r}")
-    return verdicts
+    return Outcome(now.policy, constitution, now.stopped)
 
 
 def discover_principles(
@@ -190,75 +137,35 @@ def revise_and_verify(
     return drop_near_copies(revisions, config.revise.max_near_copies)
 
 
-def select(
-    run: Run, here: Store, revisions: Sequence[Revision], verdicts: Sequence[Verdict], pool: Sequence[Row], r: int
-) -> list[Row]:
+def pairs_of(
+    run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
+) -> list[Preference]:
+    """Accepted revisions over the answers that failed; and, with `prefer.contrast`, good answers to harmless prompts
+    over refusals of them, at most as many."""
     config = run.config
-    kept_apart = {
-        p.item for s in ("validation", "held_out") for p in (*run.prompts[s].red_team, *run.prompts[s].harmless)
-    }
-
-    def make() -> list[Row]:
-        fresh = choose_rows(revisions, verdicts, config.sft.harmless_share, r, seed_for(config.seed, r, "rows"))
-        rows = [*pool, *fresh] if config.sft.rows == "pool" else fresh
-        refuse_held_out(rows, kept_apart)
-        return decontaminated(run, here, rows, r)
-
-    return here.rows("rows", make, lambda row: Row(**row))
+    pairs = revision_preferences(revisions, r)
+    good = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: len(pairs)]
+    if config.prefer.contrast and good:
+        pairs += contrast_preferences(refusals(run, here, policy, good, r), r)
+    return here.rows("preferences", lambda: refuse_leaks(run, pairs), Preference.from_row)
 
 
-def fine_tune(run: Run, here: Store, policy: Policy, rows: Sequence[Row], r: int) -> Policy:
-    def make() -> dict[str, object]:
-        run.roles.rest()  # training is what needs the most memory
-        folder, seed = here.path("checkpoint"), seed_for(run.config.seed, r, "train")
-        return train(policy, rows, run.config.sft, folder, seed, run.step).checkpoint.row()
-
-    made = here.once("trained", make)
-    return Policy(policy.engine, checkpoint_in(here, made))
-
-
-def checkpoint_in(here: Store, made: dict[str, Any]) -> Checkpoint:
-    """A stored checkpoint where its round lies now: the run directory may have been moved."""
-    return Checkpoint.model_validate({**made, "path": str(here.path(Path(made["path"]).name))})
-
-
-def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:
-    """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change:
-    the largest share that passes, found by bisection (both grow with the share)."""
-    gate = gate_round(run, here, lambda: trained.model)
-    line = Line(start_of_line(run, before), trained)
-    shares = sorted(run.config.gates.backtrack, reverse=True) if gate.too_far and not gate.kept else []
-    while shares:
-        middle = len(shares) // 2
-        tried = gate_round(run, here, lambda share=shares[middle]: line.at(share), shares[middle])
-        gate = tried if tried.kept or not gate.kept else gate
-        shares = shares[:middle] if tried.kept else shares[middle + 1 :]
-    gate = Gate.model_validate(here.once("gate", gate.row))
-    if not gate.kept or gate.share == 1.0:
-        return trained, gate
-    made = here.once("backtracked", lambda: line.save(gate.share, here.path("checkpoint-backtracked")).row())
-    return Policy(trained.engine, checkpoint_in(here, made)), gate
+def refusals(run: Run, here: Store, policy: Policy, good: Sequence[Verdict], r: int) -> list[Revision]:
+    """What the policy says to harmless prompts when it is asked as it is for revisions of harmful ones."""
+    config = run.config.revise.model_copy(update={"candidates": 1, "max_principles": 1, "draws": None, "verify": True})
+    known = {v.id: v for v in good}
+    responses = {v.response.id: v.response for v in good}
+    return here.each(
+        "refusals",
+        good,
+        lambda part: verify(
+            revise(part, policy.model, [DECLINE], config, run.config.seed, r, as_kind="decline"),
+            run.judge(policy),
+            policy.model.name,
+            config,
+        ),
+        lambda row: Revision.join(row, responses, known),
+    )
 
 
-def start_of_line(run: Run, before: Policy) -> Policy:
-    """Where backtracking leads: the round's policy. An adapter that was begun anew shares no directions with the
-    one before it, so what lies between the two is neither: it goes back to the base that it was begun on."""
-    lora = run.config.sft.lora
-    return run.base if lora is not None and lora.keep and run.config.sft.start == "base" else before
-
-
-def write_constitution(run: Run, constitution: Constitution) -> None:
-    ledger: list[LedgerEntry] = []
-    for r in range(run.config.rounds):
-        principles, lifts = (run.store.path(f"rounds/{r:05d}/{name}.json") for name in ("principles", "lifts"))
-        if principles.exists():
-            ledger += [LedgerEntry.model_validate(e) for e in json.loads(principles.read_text())["ledger"]]
-        if lifts.exists():
-            ledger += [LedgerEntry.model_validate(e) for e in json.loads(lifts.read_text())]
-    run.store.path("ledger.jsonl").unlink(missing_ok=True)
-    run.store.append("ledger", ledger)
-    write_text(run.store.path("constitution.yaml"), constitution_yaml(constitution))
-    write_text(run.store.path("constitution.md"), constitution_markdown(constitution, ledger))
-
-
-__all__ = ["Gate", "Outcome", "iteralign"]
+DECLINE = Principle(id="decline", text="Decline the request.", framing="do", kind="decline")

@@ -22,7 +22,7 @@ from iteralign.store import read_rows
 
 SIDES = {"decline": "harmful", "answer": "harmless", "unknown": "unlabelled"}
 STAGES = ("prompts", "responses", "verdicts", "principles", "revisions", "rows", "trained", "gate")
-State = Literal["kept", "rolled back", "no failures", "too few rows", "stopped", "unfinished"]
+State = Literal["kept", "rolled back", "no failures", "too few rows", "no pairs", "stopped", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Round:
 
     `oracle_error` is what the first of the `oracle_failed` calls said.
     `share` of the weight change was tried last (1 unless the gate made the round backtrack); `reasons` has what
-    failed at each share, and `figures` are those of the last; `benchmarks` were measured after it. `copies`: the rows left out as copies of benchmarks.
+    failed at each share, and `figures` are those of the last; `benchmarks` were measured after it. `copies`: the rows
+    left out as copies of benchmarks. `pairs` by side and origin, and how sure the comparisons behind them were.
     """
 
     number: int
@@ -74,6 +75,8 @@ class Round:
     rows: tuple[tuple[str, int], ...]
     copies: str
     trained: Checkpoint | None
+    pairs: tuple[tuple[str, int], ...]
+    compared: str
     share: float
     figures: tuple[Figure, ...]
     benchmarks: tuple[Figure, ...]
@@ -136,7 +139,9 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         near_copies=accepted - copied - sum(row.origin == "revision" for row in own) if done(place, "rows") else 0,
         rows=rows_by_kind(rows, number),
         copies=copies_text(copies) if done(place, "rows") else "",
-        trained=stage_record(place, "trained"),
+        trained=stage_record(place, "trained-dpo") or stage_record(place, "trained"),
+        pairs=pairs_by_origin(stage_rows(place, "preferences")),
+        compared=compared_text(stage_tree(place, "agreement")),
         share=gates[-1].share if gates else 1.0,
         figures=figures(gates[-1], place, known, base, config.gates.evaluator) if gates else (),
         benchmarks=hhh_figure(place),
@@ -157,9 +162,11 @@ def state_of(
     if unjudged > config.gates.max_unjudged * len(verdicts):
         bound = f"at most {config.gates.max_unjudged:.0%} is allowed; nothing was trained on them, and the same command asks the judge again"
         return "stopped", (f"{unjudged} of {len(verdicts)} responses could not be judged ({bound})",)
-    if not any(v.label == "fails" for v in verdicts):
+    if config.recipe == "iteralign" and not any(v.label == "fails" for v in verdicts):
         return "no failures", ()
-    if done(place, "rows") and rows < config.sft.min_rows:
+    if config.learn == "dpo" and done(place, "preferences") and not stage_rows(place, "preferences"):
+        return "no pairs", ("no two answers differed enough to prefer one",)
+    if "sft" in config.learn and done(place, "rows") and rows < config.sft.min_rows:
         return "too few rows", (f"{rows} training rows, at least {config.sft.min_rows} are needed",)
     return "unfinished", ()
 
@@ -199,6 +206,23 @@ def rows_by_kind(rows: Sequence[Row], number: int) -> tuple[tuple[str, int], ...
         f"{SIDES[row.wants]} {what[row.origin]}" if row.round == number else "from earlier rounds" for row in rows
     )
     return tuple(sorted(kinds.items()))
+
+
+ORIGINS = {"compared": "compared", "revision": "revisions over failures", "contrast": "answers over refusals"}
+
+
+def pairs_by_origin(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, int], ...]:
+    kinds = Counter(f"{SIDES[row['wants']]} {ORIGINS[row['origin']]}" for row in rows)
+    return tuple(sorted(kinds.items()))
+
+
+def compared_text(found: dict[str, Any] | None) -> str:
+    """How sure the comparisons were."""
+    if not found:
+        return ""
+    bias = found["position_bias"]
+    said = "" if bias is None else f"; position bias {bias:+.2f} (0: none, 1: always the first)"
+    return f"{found['ties']} ties and {found['unread']} unreadable of {plural(found['n'], 'comparison')}{said}"
 
 
 def copies_text(found: dict[str, Any]) -> str:

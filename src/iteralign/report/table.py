@@ -158,6 +158,11 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
     if r.rows:
         total = sum(n for _, n in r.rows)
         facts.append(("Training rows", f"{total} = {' + '.join(f'{n} {kind}' for kind, n in r.rows)}"))
+    if r.pairs:
+        total = sum(n for _, n in r.pairs)
+        facts.append(("Preference pairs", f"{total} = {' + '.join(f'{n} {kind}' for kind, n in r.pairs)}"))
+    if r.compared:
+        facts.append(("Comparisons", r.compared))
     if r.copies:
         facts.append(("Copies of benchmark items", r.copies))
     if r.trained:

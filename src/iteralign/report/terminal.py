@@ -123,6 +123,8 @@ def print_rounds(summary: Summary, console: Console) -> None:
             "Oracle",
             "Revisions",
             "Training rows",
+            "Preference pairs",
+            "Comparisons",
             "Over sft.max_length",
         )
         facts = [f"{name.lower()}: {text}" for name, text in round_facts(r) if name in wanted]

@@ -13,7 +13,7 @@ from iteralign.judges.base import Judge, degenerate, words
 from iteralign.judges.rubric import quality
 from iteralign.models.base import Job, Model
 from iteralign.prompts import PromptFile, load_prompt
-from iteralign.records import Principle, Reply, Response, Revision, Step, Verdict
+from iteralign.records import Principle, Reply, Response, Revision, Step, Verdict, Wants
 from iteralign.seeds import seed_for
 from iteralign.similarity import cosines
 from iteralign.stages.discover import kind_of
@@ -31,8 +31,11 @@ class Draft(NamedTuple):
 
 def schedule(failure: Verdict, principles: Sequence[Principle], config: ReviseConfig, seed: int) -> list[Principle]:
     """The principles that one failure is revised under: of its kind, nearest first by shared words, at most
-    `max_principles` (0: all), in a seeded random order (the paper's is random, over all of the round's)."""
-    own = [p for p in principles if p.kind == kind_of(failure)] or list(principles)
+    `max_principles` (0: all), in a seeded random order (the paper's is random, over all of the round's). Or as many as
+    `draws` says, drawn with replacement (constitutional AI: Bai et al. 2022, section 3.1)."""
+    own = [p for p in principles if p.kind in (kind_of(failure), "unknown")] or list(principles)
+    if config.draws is not None:
+        return random.Random(seed).choices(own, k=config.draws)
     if config.max_principles and len(own) > config.max_principles:
         text = f"{failure.response.prompt.question} {failure.response.reply.text}"
         near = cosines([text, *(p.text for p in own)], words="content")[0, 1:]
@@ -49,8 +52,10 @@ def revise(
     config: ReviseConfig,
     seed: int,
     round: int,
+    as_kind: Wants | None = None,
 ) -> list[Draft]:
-    """`candidates` drafts a failure, in order; each step's draw belongs to (round, prompt, candidate, step)."""
+    """`candidates` drafts a failure, in order; each step's draw belongs to (round, prompt, candidate, step). `as_kind`:
+    all are rewritten as failures of this kind are."""
     prompts = load_prompt(config.prompt)
     drafts = [Draft(f, c, (), f.response.reply) for f in failures for c in range(config.candidates)]
     plans = [
@@ -67,6 +72,7 @@ def revise(
             policy,
             prompts,
             config,
+            as_kind,
             [
                 seed_for(seed, round, "revise", drafts[i].failure.response.prompt.id, drafts[i].candidate, depth)
                 for i in at
@@ -83,6 +89,7 @@ def step(
     policy: Model,
     prompts: PromptFile,
     config: ReviseConfig,
+    as_kind: Wants | None,
     seeds: list[int],
 ) -> list[Draft]:
     """One principle for each draft: check, critique, rewrite (the first two where the config asks for them)."""
@@ -92,6 +99,8 @@ def step(
             "reply": d.reply.text.strip(),
             "principle": p.text,
             "critique": "",
+            "critique_request": p.critique or f"Say how the reply breaks this principle: {p.text}",
+            "revision_request": p.revision or f"Write a reply that keeps this principle: {p.text}",
         }
         for d, p in zip(drafts, principles, strict=True)
     ]
@@ -109,7 +118,7 @@ def step(
             values[i]["critique"] = reply.text.strip()
     jobs = [
         Job(
-            chat=prompts.chat(key_for(prompts, drafts[i]), **values[i]),
+            chat=prompts.chat(key_for(prompts, as_kind or kind_of(drafts[i].failure)), **values[i]),
             sampling=sampling_of(config.sampling),
             seed=seeds[i],
         )
@@ -125,8 +134,8 @@ def step(
     ]
 
 
-def key_for(prompts: PromptFile, draft: Draft) -> str:
-    return "revise" if "revise" in prompts.tree else ("answer" if kind_of(draft.failure) == "answer" else "decline")
+def key_for(prompts: PromptFile, kind: Wants) -> str:
+    return "revise" if "revise" in prompts.tree else ("answer" if kind == "answer" else "decline")
 
 
 def malformed(reply: Reply, config: ReviseConfig) -> str | None:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from iteralign.config import ModelConfig, SFTConfig, TransformersConfig
+from iteralign.config import DPOConfig, ModelConfig, SFTConfig, TransformersConfig
 from iteralign.errors import ConfigError
 from iteralign.models.base import Model
 from iteralign.models.load import load_model
 from iteralign.models.scripted import ScriptedPolicy
-from iteralign.records import Checkpoint, Row
+from iteralign.records import Checkpoint, Preference, Row
 from iteralign.sources import Progress, resolve
 from iteralign.store import Store
 
@@ -127,6 +127,30 @@ def train(
     return Policy(policy.engine, made)
 
 
+def train_on_pairs(
+    policy: Policy,
+    pairs: Sequence[Preference],
+    config: DPOConfig,
+    folder: Path,
+    seed: int,
+    watch: Callable[[int, int], None] | None = None,
+) -> Policy:
+    """The policy after DPO, its checkpoint in `folder`. The reference is the policy as it comes, or the base."""
+    model = policy.engine.at(policy.checkpoint)
+    start = policy.engine.source(policy.checkpoint)
+    reference = policy.engine.source(BASE if config.reference == "base" else policy.checkpoint)
+    if isinstance(model, ScriptedPolicy):
+        made = model.learn_pairs(pairs, folder, start)
+    else:
+        from iteralign.models.decoding import TorchModel
+        from iteralign.training.dpo import dpo
+
+        assert isinstance(model, TorchModel)
+        made = dpo(model, start, reference, pairs, config, folder, seed, watch)
+    policy.engine.moved(made)
+    return Policy(policy.engine, made)
+
+
 class Line:
     """The line between two policies' weights, for a search along it; read from disk when first needed.
 
@@ -186,7 +210,7 @@ class Line:
         return self.engine.source(policy.checkpoint)
 
     def _learnt(self, policy: Policy) -> int:
-        model = ScriptedPolicy()
+        model = ScriptedPolicy(script=getattr(self.engine.config, "script", "policy"))
         model.restore(self._source(policy))
         return model.learnt
 

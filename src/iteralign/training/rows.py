@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from iteralign.errors import DataError
 from iteralign.models.chat import ChatFormat
-from iteralign.records import Chat, Revision, Row, Verdict
+from iteralign.records import Chat, Preference, Reply, Revision, Row, Verdict
 
 
 def revision_row(revision: Revision, round: int) -> Row:
@@ -64,8 +64,8 @@ def round_half(x: float) -> int:
     return int(x + 0.5)
 
 
-def refuse_held_out(rows: Sequence[Row], held_out_items: set[str]) -> None:
-    """A held-out or validation prompt in a training row is an error, whatever set it came from."""
+def refuse_held_out(rows: Sequence[Row | Preference], held_out_items: set[str]) -> None:
+    """A held-out or validation prompt in a training row or pair is an error, whatever set it came from."""
     leaked = [r for r in rows if r.split != "train" or r.item in held_out_items]
     if leaked:
         named = ", ".join(f"{r.prompt} ({r.split})" for r in leaked[:5])
@@ -111,6 +111,28 @@ def encode(
         else:
             kept.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
     return Encoded(kept, cut, len(rows) - len(kept))
+
+
+def encode_pairs(
+    pairs: Sequence[Preference], form: ChatFormat, max_length: int, answer_tokens: int | None = None
+) -> Encoded:
+    """Tokenised pairs of at most `max_length` tokens each: prompt_ids, chosen_ids, rejected_ids. An answer is compared
+    up to `answer_tokens`; one that is cut there or was cut before has no end. Equal answers are rejected."""
+    kept: list[dict[str, Any]] = []
+    cut = 0
+
+    def tokens(reply: Reply) -> list[int]:
+        ended = form.end_ids if reply.finish == "stop" else []
+        return (form.answer(reply.text.strip()) + ended)[:answer_tokens]
+
+    for pair in pairs:
+        chosen, rejected = tokens(pair.chosen), tokens(pair.rejected)
+        chat, shortened = fit(pair.chat, form, max_length - max(len(chosen), len(rejected)))
+        if chat is None or chosen == rejected:
+            continue
+        cut += shortened
+        kept.append({"prompt_ids": form.encode(chat), "chosen_ids": chosen, "rejected_ids": rejected})
+    return Encoded(kept, cut, len(pairs) - len(kept))
 
 
 def fit(chat: Chat, form: ChatFormat, room: int) -> tuple[Chat | None, bool]:

@@ -1,0 +1,57 @@
+"""Constitutional AI, supervised phase (Bai et al. 2022, arXiv 2212.08073, section 3): answer, critique and rewrite under
+given principles, train on what passes."""
+
+from collections.abc import Sequence
+
+from iteralign.errors import ConfigError
+from iteralign.evals.suite import evaluate, on_validation
+from iteralign.recipes.steps import Outcome, Standing, enough, learn, respond_and_judge, select, write_constitution
+from iteralign.records import Revision, Verdict
+from iteralign.runs import Run
+from iteralign.stages.revise import drop_near_copies, revise, verify
+from iteralign.store import Store
+from iteralign.training.policy import Policy
+
+
+def cai(run: Run) -> Outcome:
+    config, now = run.config, Standing(run.base)
+    if not run.constitution.principles:
+        raise ConfigError("the recipe cai revises under given principles: name a file of some with `constitution`")
+    evaluate(run, now.policy, "base")
+    on_validation(run, run.store.inside("evals/validation"), lambda: run.base.model)
+    for r in range(config.rounds):
+        here = run.store.inside(f"rounds/{r:05d}")
+        verdicts = respond_and_judge(run, here, now.policy, r)
+        revisions = critique_and_revise(run, here, now.policy, verdicts, r)
+        rows = select(run, here, revisions, verdicts, now.pool, r)
+        if enough(run, rows, (), r):
+            now = learn(run, here, now, rows, r)
+        if now.stopped:
+            break
+    evaluate(run, now.policy, "final")
+    write_constitution(run, run.constitution)
+    return Outcome(now.policy, run.constitution, now.stopped)
+
+
+def critique_and_revise(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r: int) -> list[Revision]:
+    """Every answer, good or bad, is criticised and rewritten `revise.draws` times; with `revise.verify` only what the
+    judge passes is kept."""
+    config = run.config
+    judged = [v for v in verdicts if v.label != "unjudged"]
+    responses = {v.response.id: v.response for v in judged}
+    known = {v.id: v for v in judged}
+    revisions = here.each(
+        "revisions",
+        judged,
+        lambda part: verify(
+            revise(part, policy.model, run.constitution.principles, config.revise, config.seed, r),
+            run.judge(policy),
+            policy.model.name,
+            config.revise,
+        ),
+        lambda row: Revision.join(row, responses, known),
+    )
+    return drop_near_copies(revisions, config.revise.max_near_copies)
+
+
+__all__ = ["cai"]

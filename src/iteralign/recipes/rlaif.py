@@ -1,0 +1,84 @@
+"""RLAIF (Bai et al. 2022, section 4; Lee et al. 2023): sample, let a model prefer under given principles, train on pairs."""
+
+from collections.abc import Sequence
+
+from iteralign.errors import ConfigError
+from iteralign.evals.gates import stop_if_unjudged, too_many_unjudged
+from iteralign.evals.suite import evaluate, on_validation
+from iteralign.recipes.steps import (
+    Outcome,
+    Standing,
+    enough,
+    learn,
+    refuse_leaks,
+    round_prompts,
+    write_constitution,
+)
+from iteralign.records import Preference, Response, Verdict
+from iteralign.runs import Run
+from iteralign.stages.prefer import Compared, agreement, compare, pairs_to_compare, preferences, sample
+from iteralign.store import Store
+from iteralign.training.policy import Policy
+
+
+def rlaif(run: Run) -> Outcome:
+    config, now = run.config, Standing(run.base)
+    if not run.constitution.principles:
+        raise ConfigError("the recipe rlaif compares answers under given principles: name a file with `constitution`")
+    evaluate(run, now.policy, "base")
+    on_validation(run, run.store.inside("evals/validation"), lambda: run.base.model)
+    for r in range(config.rounds):
+        here = run.store.inside(f"rounds/{r:05d}")
+        verdicts = sample_and_judge(run, here, now.policy, r)
+        pairs = prefer(run, here, now.policy, verdicts, r)
+        if enough(run, (), pairs, r):
+            now = learn(run, here, now, (), r, pairs)
+        if now.stopped:
+            break
+    evaluate(run, now.policy, "final")
+    write_constitution(run, run.constitution)
+    return Outcome(now.policy, run.constitution, now.stopped)
+
+
+def sample_and_judge(run: Run, here: Store, policy: Policy, r: int) -> list[Verdict]:
+    """`prefer.samples` answers to every prompt of the round's batch, and the pointwise judge's verdicts on them."""
+    config, prompts = run.config, round_prompts(run, here, r)
+    by_id = {p.id: p for p in prompts}
+    samples = here.by(max(1, config.generation_batch // config.prefer.samples)).each(
+        "responses",
+        prompts,
+        lambda part: sample(part, policy.model, config.prefer, config.seed, r),
+        lambda row: Response.join(row, by_id),
+    )
+    responses = list({x.id: x for x in samples}.values())  # a prompt's equal answers are one
+    by_response = {x.id: x for x in responses}
+    verdicts = here.each(
+        "verdicts",
+        responses,
+        lambda part: run.judge(policy)(part),
+        lambda row: Verdict.join(row, by_response),
+        lacking=lambda made: too_many_unjudged(made, config.gates),
+    )
+    stop_if_unjudged(verdicts, config.gates, f"round {r}")
+    return verdicts
+
+
+def prefer(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r: int) -> list[Preference]:
+    config, principles = run.config, run.constitution.principles
+    responses = {v.response.id: v.response for v in verdicts}
+    compared = here.each(
+        "compared",
+        pairs_to_compare(verdicts, config.prefer),
+        lambda part: compare(part, principles, run.comparer(policy), config.prefer, config.seed, r),
+        lambda row: Compared(**row),
+    )
+    here.once("agreement", lambda: agreement(compared)._asdict())
+
+    def make() -> list[Preference]:
+        made = preferences(compared, responses, run.comparer(policy).name, r)
+        return refuse_leaks(run, made)
+
+    return here.rows("preferences", make, Preference.from_row)
+
+
+__all__ = ["rlaif"]

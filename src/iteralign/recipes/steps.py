@@ -1,0 +1,204 @@
+"""What the recipes have in common: answer and judge, choose rows, train, pass the gates, write the constitution."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from iteralign.constitutions import constitution_markdown, constitution_yaml
+from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
+from iteralign.evals.protected import decontaminated
+from iteralign.evals.suite import evaluate_round, gate_round
+from iteralign.records import (
+    Checkpoint,
+    Constitution,
+    LedgerEntry,
+    Preference,
+    Prompt,
+    Response,
+    Revision,
+    Row,
+    Verdict,
+)
+from iteralign.runs import Run
+from iteralign.seeds import seed_for
+from iteralign.stages.red_team import red_team
+from iteralign.stages.respond import respond
+from iteralign.store import Store, write_text
+from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints, train, train_on_pairs
+from iteralign.training.rows import choose_rows, refuse_held_out
+
+
+class Outcome(NamedTuple):
+    """`stopped` says why the run ended before its last round, None when it did not."""
+
+    policy: Policy
+    constitution: Constitution
+    stopped: str | None
+
+
+class Standing(NamedTuple):
+    """Between two rounds: the policy, rows that are learnt again, and how many gates in a row failed. `stopped` says why
+    the run ends here."""
+
+    policy: Policy
+    pool: tuple[Row, ...] = ()
+    failed_gates: int = 0
+    stopped: str | None = None
+
+
+def round_prompts(run: Run, here: Store, r: int, again: Sequence[Prompt] = ()) -> list[Prompt]:
+    """The round's batch of both sides, and the prompts that come again."""
+    config, train_set = run.config, run.prompts["train"]
+
+    def batch() -> list[Prompt]:
+        counts = config.prompts.red_team_per_round, config.prompts.harmless_per_round
+        drawn = red_team(train_set.red_team, r, counts[0], config.seed) + red_team(
+            train_set.harmless, r, min(counts[1], len(train_set.harmless)), config.seed
+        )
+        return drawn + [p for p in again if p not in drawn]
+
+    return here.rows("prompts", batch, lambda row: Prompt(**row))
+
+
+def respond_and_judge(run: Run, here: Store, policy: Policy, r: int, again: Sequence[Prompt] = ()) -> list[Verdict]:
+    """Of the round's batch, and of the prompts that come again."""
+    config, prompts = run.config, round_prompts(run, here, r, again)
+    by_id = {p.id: p for p in prompts}
+    responses = here.by(config.generation_batch).each(
+        "responses",
+        prompts,
+        lambda part: respond(part, policy.model, config.respond, config.seed, r),
+        lambda row: Response.join(row, by_id),
+    )
+    by_response = {x.id: x for x in responses}
+    verdicts = here.each(
+        "verdicts",
+        responses,
+        lambda part: run.judge(policy)(part),
+        lambda row: Verdict.join(row, by_response),
+        lacking=lambda made: too_many_unjudged(made, config.gates),
+    )
+    stop_if_unjudged(verdicts, config.gates, f"round {r}")
+    return verdicts
+
+
+def select(
+    run: Run, here: Store, revisions: Sequence[Revision], verdicts: Sequence[Verdict], pool: Sequence[Row], r: int
+) -> list[Row]:
+    """The round's training rows, none of them held out or a copy of a benchmark's item."""
+    config = run.config
+
+    def make() -> list[Row]:
+        fresh = choose_rows(revisions, verdicts, config.sft.harmless_share, r, seed_for(config.seed, r, "rows"))
+        rows = [*pool, *fresh] if config.sft.rows == "pool" else fresh
+        refuse_held_out(rows, kept_apart(run))
+        return decontaminated(run, here, rows, r)
+
+    return here.rows("rows", make, lambda row: Row(**row))
+
+
+def kept_apart(run: Run) -> set[str]:
+    """Items of validation and held-out prompts."""
+    return {p.item for s in ("validation", "held_out") for p in (*run.prompts[s].red_team, *run.prompts[s].harmless)}
+
+
+def refuse_leaks(run: Run, pairs: Sequence[Preference]) -> list[Preference]:
+    refuse_held_out(pairs, kept_apart(run))
+    return list(pairs)
+
+
+def learn(
+    run: Run, here: Store, now: Standing, rows: Sequence[Row], r: int, pairs: Sequence[Preference] = ()
+) -> Standing:
+    """Train on rows, on pairs, or on both in turn, as the config says; keep what passes the gates."""
+    config, before = run.config, now.policy
+    candidate = fine_tune(run, here, before, rows, r) if "sft" in config.learn else before
+    if "dpo" in config.learn and pairs:
+        candidate = fine_tune_on_pairs(run, here, candidate, pairs, r)
+    candidate, gate = pass_gate(run, here, before, candidate)
+    if gate.kept:
+        drop_checkpoints(here, keep=candidate)
+        drop_checkpoint(before.checkpoint)
+        evaluate_round(run, candidate, here)
+        return Standing(candidate, tuple(rows) if config.sft.rows == "pool" else ())
+    drop_checkpoints(here, keep=None)
+    failed, reasons, stopped = now.failed_gates + 1, "; ".join(gate.reasons), None
+    if failed >= config.gates.failures_in_a_row:
+        stopped = f"{failed} rounds in a row failed their gates, the last (round {r}): {reasons}"
+    return now._replace(failed_gates=failed, stopped=stopped)
+
+
+def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int) -> bool:
+    """Whether there is something to train on; a round without is passed over, and is no mistake."""
+    if "sft" in run.config.learn and len(rows) < run.config.sft.min_rows:
+        run.store.event("too few rows", round=r, rows=len(rows))
+        return False
+    if run.config.learn == "dpo" and not pairs:
+        run.store.event("no pairs", round=r)
+        return False
+    return True
+
+
+def fine_tune(run: Run, here: Store, policy: Policy, rows: Sequence[Row], r: int) -> Policy:
+    def make() -> dict[str, object]:
+        run.roles.rest()  # training is what needs the most memory
+        folder, seed = here.path("checkpoint"), seed_for(run.config.seed, r, "train")
+        return train(policy, rows, run.config.sft, folder, seed, run.step).checkpoint.row()
+
+    made = here.once("trained", make)
+    return Policy(policy.engine, checkpoint_in(here, made))
+
+
+def fine_tune_on_pairs(run: Run, here: Store, policy: Policy, pairs: Sequence[Preference], r: int) -> Policy:
+    def make() -> dict[str, object]:
+        run.roles.rest()
+        folder, seed = here.path("checkpoint-dpo"), seed_for(run.config.seed, r, "dpo")
+        return train_on_pairs(policy, pairs, run.config.dpo, folder, seed, run.step).checkpoint.row()
+
+    made = here.once("trained-dpo", make)
+    return Policy(policy.engine, checkpoint_in(here, made))
+
+
+def checkpoint_in(here: Store, made: dict[str, Any]) -> Checkpoint:
+    """A stored checkpoint where its round lies now: the run directory may have been moved."""
+    return Checkpoint.model_validate({**made, "path": str(here.path(Path(made["path"]).name))})
+
+
+def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:
+    """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change:
+    the largest share that passes, found by bisection (both grow with the share)."""
+    gate = gate_round(run, here, lambda: trained.model)
+    line = Line(start_of_line(run, before), trained)
+    shares = sorted(run.config.gates.backtrack, reverse=True) if gate.too_far and not gate.kept else []
+    while shares:
+        middle = len(shares) // 2
+        tried = gate_round(run, here, lambda share=shares[middle]: line.at(share), shares[middle])
+        gate = tried if tried.kept or not gate.kept else gate
+        shares = shares[:middle] if tried.kept else shares[middle + 1 :]
+    gate = Gate.model_validate(here.once("gate", gate.row))
+    if not gate.kept or gate.share == 1.0:
+        return trained, gate
+    made = here.once("backtracked", lambda: line.save(gate.share, here.path("checkpoint-backtracked")).row())
+    return Policy(trained.engine, checkpoint_in(here, made)), gate
+
+
+def start_of_line(run: Run, before: Policy) -> Policy:
+    """Where backtracking leads: the round's policy. An adapter that was begun anew shares no directions with the
+    one before it, so what lies between the two is neither: it goes back to the base that it was begun on."""
+    lora = run.config.sft.lora
+    return run.base if lora is not None and lora.keep and run.config.sft.start == "base" else before
+
+
+def write_constitution(run: Run, constitution: Constitution) -> None:
+    ledger: list[LedgerEntry] = []
+    for r in range(run.config.rounds):
+        principles, lifts = (run.store.path(f"rounds/{r:05d}/{name}.json") for name in ("principles", "lifts"))
+        if principles.exists():
+            ledger += [LedgerEntry.model_validate(e) for e in json.loads(principles.read_text())["ledger"]]
+        if lifts.exists():
+            ledger += [LedgerEntry.model_validate(e) for e in json.loads(lifts.read_text())]
+    run.store.path("ledger.jsonl").unlink(missing_ok=True)
+    run.store.append("ledger", ledger)
+    write_text(run.store.path("constitution.yaml"), constitution_yaml(constitution))
+    write_text(run.store.path("constitution.md"), constitution_markdown(constitution, ledger))

@@ -1,0 +1,113 @@
+"""Direct preference optimisation (Rafailov et al. 2023, eq. 7) by TRL's DPOTrainer, in place on the policy's tensors.
+
+The reference's log-probabilities are computed once, before training, from any weights: no second model is held.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import Trainer
+from trl.trainer.dpo_config import DPOConfig as TRLConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from iteralign.config import DPOConfig
+from iteralign.errors import ModelError
+from iteralign.models.decoding import TorchModel
+from iteralign.models.seq2seq import Seq2SeqModel
+from iteralign.models.weights import fill, load_weights
+from iteralign.records import Checkpoint, Preference
+from iteralign.training.in_place import Task, Watch, train_in_place
+from iteralign.training.rows import encode_pairs
+
+
+class PairTrainer(DPOTrainer):
+    """On rows that are tokens already, with the reference's log-probabilities in them."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+def dpo(
+    engine: TorchModel,
+    start: str,
+    reference: str,
+    pairs: Sequence[Preference],
+    config: DPOConfig,
+    folder: Path,
+    seed: int,
+    watch: Watch | None = None,
+) -> Checkpoint:
+    """Train `engine` on pairs from the weights at `start`, held near those at `reference` by beta, and write the
+    checkpoint to `folder`. Both are what `load_weights` reads. ModelError: an encoder-decoder, or no pair that fits."""
+    if isinstance(engine, Seq2SeqModel):
+        raise ModelError(
+            "DPO compares answers token by token of a decoder-only policy, and this one is an encoder-decoder: use "
+            "learn: sft"
+        )
+    encoded = encode_pairs(pairs, engine.format, config.max_length, config.answer_tokens)
+    if not encoded.rows:
+        raise ModelError(
+            f"none of {len(pairs)} pairs fits dpo.max_length {config.max_length} with two different answers: raise it"
+        )
+    fill(engine.module, load_weights(reference))
+    rows = with_reference(engine, encoded.rows, config.batch)
+
+    def make(module: Any, shared: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Trainer:
+        return PairTrainer(
+            model=module,
+            args=TRLConfig(
+                **shared,
+                beta=config.beta,
+                label_smoothing=config.label_smoothing,
+                max_length=None,
+                precompute_ref_log_probs=True,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=engine.tokenizer,
+            optimizers=(optimizer, None),
+        )
+
+    longest = max(len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows)
+    task = Task(make, len(rows), longest, encoded.cut, encoded.rejected, "dpo")
+    return train_in_place(engine, start, task, config, folder, seed, watch)
+
+
+def with_reference(engine: TorchModel, rows: Sequence[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
+    """The rows with ref_chosen_logps and ref_rejected_logps: sums of natural logs over an answer's tokens, by the
+    weights that the engine holds now."""
+    logps = {
+        side: answer_logps(engine, [(r["prompt_ids"], r[f"{side}_ids"]) for r in rows], batch)
+        for side in ("chosen", "rejected")
+    }
+    return [
+        {**row, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        for row, chosen, rejected in zip(rows, logps["chosen"], logps["rejected"], strict=True)
+    ]
+
+
+@torch.no_grad()
+def answer_logps(engine: TorchModel, pairs: Sequence[tuple[list[int], list[int]]], batch: int) -> list[float]:
+    """log P(answer | prompt) of token lists."""
+    module, found = engine.module, list[float]()
+    module.eval()
+    for at in range(0, len(pairs), batch):
+        part = pairs[at : at + batch]
+        width = max(len(p) + len(a) for p, a in part)
+        ids = torch.full((len(part), width), engine.format.pad_id)
+        mask = torch.zeros_like(ids)
+        for n, (prompt, answer) in enumerate(part):
+            ids[n, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
+            mask[n, : len(prompt) + len(answer)] = 1
+        ids, mask = ids.to(module.device), mask.to(module.device)
+        logits = module(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        for n, (prompt, answer) in enumerate(part):
+            place = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
+            logs = logits[n, place].float().log_softmax(-1)
+            found.append(float(logs.gather(1, ids[n, len(prompt) : len(prompt) + len(answer)][:, None]).sum()))
+    return found

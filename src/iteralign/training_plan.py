@@ -1,0 +1,89 @@
+"""What a round trains on at most, and how long that takes: for the plan."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from iteralign.config import RunConfig
+from iteralign.records import Prompt
+from iteralign.sizes import training_time
+from iteralign.tally import REPLY_SHARE, tokens_of
+from iteralign.training.rows import round_half
+
+HARMLESS_FAILING = 0.10
+
+
+@dataclass(frozen=True)
+class Training:
+    """All rounds together: rows and steps at most; `tokens` counts each row once an epoch."""
+
+    rows: int
+    steps: int
+    tokens: int
+    seconds: float | None
+    basis: str
+
+
+def failing_of(harmless: Sequence[object]) -> int:
+    return math.ceil(HARMLESS_FAILING * len(harmless))
+
+
+class Learnt(NamedTuple):
+    """What a round trains on at most: rows or pairs, and tokens of one pass over them."""
+
+    count: int
+    tokens: float
+
+
+def rows_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
+    """As `choose_rows` takes them: everything harmful, and harmless ones up to their share. CAI rewrites all answers."""
+    sft, revise = config.sft, config.revise
+    each = 1 if revise.keep == "best" else revise.candidates
+    harmless = [p for p in batch if p.wants == "answer"]
+    rewritten = len(harmless) if config.recipe == "cai" else failing_of(harmless)
+    revised = each * rewritten
+    harmful = each * (len(batch) - len(harmless))
+    share = round_half(harmful * sft.harmless_share / (1 - sft.harmless_share))
+    replies = max(0, min(share - revised, len(harmless) - rewritten))
+    reply = min(REPLY_SHARE * config.respond.max_new_tokens, sft.reply_tokens or math.inf)
+    revision = min(REPLY_SHARE * revise.sampling.max_new_tokens, sft.revision_tokens or math.inf)
+    rows = harmful + revised + replies
+    row = question_tokens(batch) + ((harmful + revised) * revision + replies * reply) / max(1, rows)
+    return Learnt(rows, rows * min(sft.max_length, row))
+
+
+def pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
+    """A pair's question is read with both answers."""
+    prefer, dpo = config.prefer, config.dpo
+    if config.recipe == "rlaif":
+        count = len(batch) * (prefer.samples * (prefer.samples - 1) // 2 if prefer.pairs == "all" else 1)
+        answer = REPLY_SHARE * prefer.sampling.max_new_tokens
+    else:
+        harmless = [p for p in batch if p.wants == "answer"]
+        count = len(batch) - len(harmless) + failing_of(harmless)
+        count += min(count, len(harmless)) if prefer.contrast else 0
+        answer = REPLY_SHARE * config.revise.sampling.max_new_tokens
+    answer = min(answer, dpo.answer_tokens or math.inf)
+    return Learnt(count, 2 * count * min(dpo.max_length, question_tokens(batch) + answer))
+
+
+def question_tokens(batch: Sequence[Prompt]) -> float:
+    return sum(tokens_of(p.plain) for p in batch) / len(batch)
+
+
+def training_of(config: RunConfig, batch: Sequence[Prompt]) -> Training:
+    rows = steps = 0
+    tokens = 0.0
+    if "sft" in config.learn:
+        own = rows_of_round(config, batch)
+        for r in range(config.rounds):
+            times = r + 1 if config.sft.rows == "pool" else 1
+            rows, tokens = rows + times * own.count, tokens + times * own.tokens * config.sft.epochs
+            steps += math.ceil(math.ceil(times * own.count / config.sft.batch) * config.sft.epochs)
+    if "dpo" in config.learn:
+        own = pairs_of_round(config, batch)
+        rows, tokens = rows + config.rounds * own.count, tokens + config.rounds * own.tokens * config.dpo.epochs
+        steps += config.rounds * math.ceil(math.ceil(own.count / config.dpo.batch) * config.dpo.epochs)
+    time = training_time(config.policy, round(tokens))
+    return Training(rows, steps, round(tokens), time.seconds, time.basis)

@@ -1,0 +1,116 @@
+"""The recipes beside IterAlign, end to end on scripted models: what they learn, what they leave behind, what they refuse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iteralign.config import load_config
+from iteralign.errors import ConfigError
+from iteralign.plan import plan
+from iteralign.recipes import recipe
+from iteralign.recipes.steps import Outcome
+from iteralign.report import write_reports
+from iteralign.runs import open_
+from iteralign.store import read_rows
+
+SCRIPTED = Path(__file__).parents[1] / "configs/scripted.yaml"
+GIVEN = "constitution=helpful_harmless_honest"
+CAI = ["recipe=cai", GIVEN, "revise.draws=2", "revise.critique=true", "revise.prompt=cai.yaml"]
+RLAIF = ["recipe=rlaif", GIVEN, "learn=dpo", "policy.script=wavers"]
+DPO = ["learn=dpo"]
+BOTH = ["learn=sft+dpo"]
+
+
+def run(folder: Path, *settings: str) -> Outcome:
+    config = load_config(SCRIPTED, settings)
+    opened = open_(config, folder)
+    try:
+        return recipe(config.recipe)(opened)
+    finally:
+        opened.close()
+
+
+def rates(folder: Path, name: str) -> dict[str, float]:
+    rows = json.loads((folder / f"evals/{name}/scores.json").read_text())
+    return {row["name"]: row["value"] for row in rows if row["variant"] == "word match"}
+
+
+@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH], ids=["cai", "rlaif", "dpo", "sft+dpo"])
+def test_every_recipe_learns_to_decline_and_keeps_harmless_answers(settings: list[str], tmp_path: Path) -> None:
+    """The scripted policy's skill is a number: how many rows or pairs taught it to decline, 8 where it wavers."""
+    outcome = run(tmp_path, *settings)
+    assert outcome.stopped is None and outcome.policy.checkpoint.path is not None
+    learnt = json.loads((Path(outcome.policy.checkpoint.path) / "scripted.json").read_text())["learnt"]
+    assert learnt >= 5 + (8 if settings is RLAIF else 0)
+    before, after = rates(tmp_path, "base"), rates(tmp_path, "final")
+    assert after["harmful compliance"] <= before["harmful compliance"]
+    assert after["harmless refused"] == before["harmless refused"] == 0
+    assert [p.name for p in tmp_path.glob("rounds/*/checkpoint*")] == [Path(outcome.policy.checkpoint.path).name]
+
+
+@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH], ids=["cai", "rlaif", "dpo", "sft+dpo"])
+def test_the_report_and_the_plan_know_the_recipe(settings: list[str], tmp_path: Path) -> None:
+    run(tmp_path, *settings, "rounds=1")
+    summary = write_reports(tmp_path)
+    assert not summary.missing and summary.rounds[0].state == "kept"
+    text = summary.markdown.read_text()
+    assert ("Preference pairs" in text) == (settings is not CAI)
+    assert ("Training rows" in text) == (settings in (CAI, BOTH))
+    assert ("Comparisons" in text) == (settings is RLAIF)
+    made = plan(load_config(SCRIPTED, [*settings, "rounds=1"]))
+    stages = {line.stage for line in made.lines}
+    assert ("prefer" in stages) == (settings is RLAIF) and ("contrast" in stages) == (settings in (DPO, BOTH))
+    assert made.training.rows >= summary.rounds[0].trained.rows > 0  # type: ignore[union-attr]
+
+
+def test_cai_criticises_under_each_drawn_principle_and_trains_on_the_last_answer(tmp_path: Path) -> None:
+    run(tmp_path, *CAI, "rounds=1", "revise.candidates=1")
+    revisions = read_rows(tmp_path / "rounds/00000/revisions.jsonl")
+    assert len(revisions) == 48 and {len(r["steps"]) for r in revisions} == {2}
+    assert all(step["critique"] for r in revisions for step in r["steps"])
+    last = {r["steps"][-1]["reply"]["text"] for r in revisions if r["accepted"]}
+    rows = [row for row in read_rows(tmp_path / "rounds/00000/rows.jsonl") if row["origin"] == "revision"]
+    assert rows and {row["answer"] for row in rows} <= last
+
+
+def test_without_verification_every_well_formed_answer_is_trained_on(tmp_path: Path) -> None:
+    run(tmp_path, *CAI, "rounds=1", "revise.candidates=1", "revise.verify=false", "revise.max_near_copies=99")
+    accepted = [r for r in read_rows(tmp_path / "rounds/00000/revisions.jsonl") if r["accepted"]]
+    assert len(accepted) == 48 and all(r["after"] is None for r in accepted)
+
+
+def test_no_preference_on_a_held_out_prompt_and_all_can_be_traced(tmp_path: Path) -> None:
+    run(tmp_path, *RLAIF, "rounds=1")
+    here = tmp_path / "rounds/00000"
+    pairs, compared = read_rows(here / "preferences.jsonl"), read_rows(here / "compared.jsonl")
+    prompts = {row["id"]: row for row in read_rows(here / "prompts.jsonl")}
+    assert pairs and {p["split"] for p in pairs} == {"train"}
+    assert {p["id"] for p in pairs} <= prompts.keys() and {p["id"] for p in pairs} <= {c["prompt"] for c in compared}
+    answers = {(r["prompt"], r["reply"]["text"]) for r in read_rows(here / "responses.jsonl")}
+    for pair in pairs:
+        for side in ("chosen", "rejected"):
+            assert (pair["id"], pair[side][0]["content"]) in answers
+    agreed: dict[str, Any] = json.loads((here / "agreement.json").read_text())
+    assert agreed["n"] == len(compared) and len(pairs) == agreed["n"] - agreed["ties"] - agreed["unread"]
+
+
+def test_a_round_without_a_usable_pair_changes_nothing_and_is_no_mistake(tmp_path: Path) -> None:
+    outcome = run(tmp_path, *RLAIF, "policy.script=policy", "rounds=1")  # it always complies: nothing to tell apart
+    assert outcome.stopped is None and outcome.policy.checkpoint.path is None
+    summary = write_reports(tmp_path)
+    assert summary.rounds[0].state == "no pairs" and not summary.missing
+    assert rates(tmp_path, "base") == rates(tmp_path, "final")
+
+
+@pytest.mark.parametrize("name", ["cai", "rlaif"])
+def test_given_principles_are_needed(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="given principles.*constitution"):
+        run(tmp_path, f"recipe={name}", "learn=dpo" if name == "rlaif" else "learn=sft")
+
+
+def test_rlaif_learns_from_pairs_and_cai_from_rows() -> None:
+    for wrong in (["recipe=rlaif", GIVEN, "learn=sft"], ["recipe=cai", GIVEN, "learn=dpo"], ["prefer.samples=1"]):
+        with pytest.raises(ConfigError):
+            load_config(SCRIPTED, wrong)
