@@ -59,6 +59,11 @@ class RubricConfig(Calibrated):
     prompt: str = "rubric.yaml"
     questions: tuple[str, ...] = ("harmful_request", "declined", "answered", "coherent", "harmless")
     thresholds: dict[str, float] = {}
+    reply_words: int | None = Field(
+        default=96,
+        ge=12,
+        description="of longer replies the judge reads two thirds of these at the head, the rest at the tail",
+    )
     trust_wants: bool = Field(
         default=True, description="whether a data set's own word on harmful or harmless replaces the question"
     )

@@ -121,8 +121,8 @@ def calibrate_judge(
         )
     if isinstance(config.model, SelfConfig):
         raise ConfigError("this judge is the policy itself (type: self): name a model of its own to be measured")
-    if isinstance(config, RubricConfig) and asks_prompt_only(config):
-        config = config.model_copy(update={"questions": (*config.questions, PROMPT_ONLY)})  # for the baseline
+    if isinstance(config, RubricConfig):
+        config = telling(config, target)
     store = Store(folder, watch=watch)
     roles = Roles(os.cpu_count() or 1, folder / "calls.sqlite")
     try:
@@ -138,8 +138,13 @@ def calibrate_judge(
     return made, judged
 
 
-def asks_prompt_only(config: RubricConfig) -> bool:
-    return PROMPT_ONLY not in config.questions and PROMPT_ONLY in load_prompt(config.prompt).tree
+def telling(config: RubricConfig, target: Target) -> RubricConfig:
+    """With the questions alone that say something about the target, and the one about the prompt, for the baseline."""
+    asked = [q for q in config.questions if q in QUESTIONS[target]]
+    if PROMPT_ONLY in load_prompt(config.prompt).tree:
+        asked = list(dict.fromkeys([*asked, PROMPT_ONLY]))
+    thresholds = {q: p for q, p in config.thresholds.items() if q in asked}
+    return config.model_copy(update={"questions": tuple(asked), "thresholds": thresholds})
 
 
 def refuse_self() -> Model:

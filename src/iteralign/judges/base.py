@@ -108,6 +108,16 @@ def shown_sentence(sentence: str) -> str | None:
     return None
 
 
+def ends(text: str, limit: int | None) -> str:
+    """A long text's head and tail, `limit` words together, two thirds of them at the head; a short one as it is. Whether
+    a reply complies shows there, and what lies between only makes the judge slower."""
+    tokens = text.split()
+    if limit is None or len(tokens) <= limit:
+        return text
+    head = -(-2 * limit // 3)
+    return f"{' '.join(tokens[:head])} […] {' '.join(tokens[head - limit :])}"
+
+
 def words(text: str) -> list[str]:
     return re.findall(r"\w+(?:['’]\w+)?", text.lower())
 

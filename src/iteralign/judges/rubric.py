@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from iteralign.config import RubricConfig
 from iteralign.errors import ConfigError
-from iteralign.judges.base import Judge, as_data, degenerate
+from iteralign.judges.base import Judge, as_data, degenerate, ends
 from iteralign.judges.calibration import reading_of
 from iteralign.models.base import Model
 from iteralign.prompts import load_prompt
@@ -52,6 +52,7 @@ class Rubric(Judge):
     def name(self) -> str:
         said = (
             self.prompts.digest,
+            self.config.reply_words,
             self.config.questions,
             self.thresholds,
             *([self.reading.row()] if self.reading else []),
@@ -60,7 +61,7 @@ class Rubric(Judge):
 
     @property
     def instrument(self) -> str:
-        return f"rubric:{digest(self.prompts.digest, length=8)}:{self.model.name}"
+        return f"rubric:{digest(self.prompts.digest, self.config.reply_words, length=8)}:{self.model.name}"
 
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
         verdicts: dict[int, Verdict] = {}
@@ -74,7 +75,11 @@ class Rubric(Judge):
             else:  # the questions of one reply stand side by side: a prefix cache reads the reply once
                 asked += [(i, q) for q in self.config.questions if self._needed(response, q)]
         chats = [
-            self.prompts.chat(q, prompt=responses[i].prompt.question, reply=as_data(responses[i].reply.text))
+            self.prompts.chat(
+                q,
+                prompt=responses[i].prompt.question,
+                reply=ends(as_data(responses[i].reply.text), self.config.reply_words),
+            )
             for i, q in asked
         ]
         answers: dict[int, dict[str, Choice]] = {}
