@@ -114,3 +114,35 @@ def test_rlaif_learns_from_pairs_and_cai_from_rows() -> None:
     for wrong in (["recipe=rlaif", GIVEN, "learn=sft"], ["recipe=cai", GIVEN, "learn=dpo"], ["prefer.samples=1"]):
         with pytest.raises(ConfigError):
             load_config(SCRIPTED, wrong)
+
+
+# -- rounds of self-improvement -------------------------------------------------------------------------------
+
+SELF = ["recipe=self_improve", GIVEN, "learn=sft+dpo", "policy.script=wavers", "revise.draws=1", "revise.prompt=cai.yaml"]
+
+
+def test_each_round_is_cai_then_rlaif_and_the_best_one_is_measured(tmp_path: Path) -> None:
+    outcome = run(tmp_path, *SELF)
+    assert outcome.stopped is None
+    names = {p.parent.name for p in tmp_path.glob("rounds/*/gate.json")}
+    assert {"00000", "00002"} <= names <= {"00000", "00001", "00002", "00003"}
+    events = [row for row in read_rows(tmp_path / "events.jsonl") if row["event"] == "quality"]
+    curve, best = events[-1]["curve"], events[-1]["best"]
+    assert len(curve) == 3 and curve[best] == max(curve)
+    final = {row["policy"] for row in read_rows(tmp_path / "evals/final/responses.jsonl")}
+    kept = "evals/validation" if best == 0 else f"evals/round-{best - 1}"
+    assert final == {row["policy"] for row in read_rows(tmp_path / kept / "responses.jsonl")}
+    assert not write_reports(tmp_path).missing
+
+
+def test_a_policy_that_collapses_leaves_the_best_round(tmp_path: Path) -> None:
+    outcome = run(tmp_path, *SELF, "policy.script=collapses", "gates.enabled=false", "rounds=3", "self_improve.stop=textbook")
+    assert outcome.stopped is not None and "fell from" in outcome.stopped
+    assert outcome.policy.checkpoint.path is None, "the untouched policy was best"
+    assert list(tmp_path.glob("rounds/*/checkpoint*")) == []
+
+
+def test_preferences_may_be_of_the_policy_before_its_cai_phase(tmp_path: Path) -> None:
+    run(tmp_path, *SELF, "rounds=1", "self_improve.preferences_from=before_sft")
+    first, second = (read_rows(tmp_path / f"rounds/0000{n}/responses.jsonl") for n in (0, 1))
+    assert {row["policy"] for row in first} == {row["policy"] for row in second}

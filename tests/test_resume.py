@@ -36,6 +36,7 @@ SMALL = [
 GIVEN = "constitution=helpful_harmless_honest"
 CAI = ["recipe=cai", GIVEN, "revise.draws=2", "revise.critique=true", "revise.prompt=cai.yaml"]
 RLAIF = ["recipe=rlaif", GIVEN, "learn=dpo", "policy.script=wavers", "prefer.sampling.max_new_tokens=20"]
+SELF = [*RLAIF, "recipe=self_improve", "learn=sft+dpo", "revise.prompt=cai.yaml", "revise.draws=1"]
 
 
 def run(folder: Path, *settings: str) -> Outcome:
@@ -68,9 +69,10 @@ def killed(folder: Path, step: int, *settings: str) -> Any:
         (12, ["policy.script=collapses", "rounds=3"], 6, ["rounds/00001/gate.json", "evals/final/scores.json"]),
         (9, [*CAI, "rounds=1"], 6, ["rounds/00000/revisions.jsonl", "rounds/00000/trained.json"]),
         (9, [*RLAIF, "rounds=1"], 6, ["rounds/00000/preferences.jsonl", "rounds/00000/trained-dpo.json"]),
+        (16, [*SELF, "rounds=1"], 6, ["rounds/00000/trained.json", "evals/round-0/responses.jsonl"]),
         (12, ["learn=sft+dpo", "rounds=1"], 6, ["rounds/00000/refusals.jsonl", "rounds/00000/trained-dpo.json"]),
     ],
-    ids=["two rounds", "backtracked", "collapses", "cai", "rlaif", "sft+dpo"],
+    ids=["two rounds", "backtracked", "collapses", "cai", "rlaif", "self_improve", "sft+dpo"],
 )
 def test_killed_anywhere_a_run_goes_on_to_the_same_files(
     tmp_path: Path, step: int, settings: list[str], least: int, made: list[str]

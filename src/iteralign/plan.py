@@ -191,7 +191,11 @@ def beside(config: RunConfig) -> list[tuple[ModelConfig, list[str]]]:
     others: dict[str, tuple[ModelConfig, list[str]]] = {}
     raw: list[tuple[str, RoleConfig | LabelConfig]] = [("oracle", config.oracle)]
     raw += [("judge", judge.model) for judge in members(config.judge)]
-    raw += [("comparer", config.prefer.model)] if config.prefer.model and config.recipe == "rlaif" else []
+    raw += (
+        [("comparer", config.prefer.model)]
+        if config.prefer.model and config.recipe in ("rlaif", "self_improve")
+        else []
+    )
     raw += [("evaluator", judge.model) for judge in members(config.evaluator)]
     for role, model in raw:
         if not isinstance(model, SelfConfig):

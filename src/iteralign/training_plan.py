@@ -41,7 +41,7 @@ def rows_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
     sft, revise = config.sft, config.revise
     each = 1 if revise.keep == "best" else revise.candidates
     harmless = [p for p in batch if p.wants == "answer"]
-    rewritten = len(harmless) if config.recipe == "cai" else failing_of(harmless)
+    rewritten = len(harmless) if config.recipe in ("cai", "self_improve") else failing_of(harmless)
     revised = each * rewritten
     harmful = each * (len(batch) - len(harmless))
     share = round_half(harmful * sft.harmless_share / (1 - sft.harmless_share))
@@ -56,7 +56,7 @@ def rows_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
 def pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
     """A pair's question is read with both answers."""
     prefer, dpo = config.prefer, config.dpo
-    if config.recipe == "rlaif":
+    if config.recipe in ("rlaif", "self_improve"):
         count = len(batch) * (prefer.samples * (prefer.samples - 1) // 2 if prefer.pairs == "all" else 1)
         answer = REPLY_SHARE * prefer.sampling.max_new_tokens
     else:

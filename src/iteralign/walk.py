@@ -171,7 +171,9 @@ class Walk:
 
 def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
     """The stages of a round, on the first round's batch; every round is as large."""
-    {"iteralign": walk_iteralign, "cai": walk_cai, "rlaif": walk_rlaif}[walk.config.recipe](walk, batch)
+    {"iteralign": walk_iteralign, "cai": walk_cai, "rlaif": walk_rlaif, "self_improve": walk_both}[walk.config.recipe](
+        walk, batch
+    )
 
 
 def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
@@ -196,6 +198,12 @@ def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
     given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
     stage = Stage("prefer", "round", rounds)
     walk.ask(stage, "comparer", lambda m: compare(pairs, given, m, prefer, config.seed, 0))
+
+
+def walk_both(walk: Walk, batch: Sequence[Prompt]) -> None:
+    """recipes/self_improve.py."""
+    walk_cai(walk, batch)
+    walk_rlaif(walk, batch)
 
 
 def walk_revisions(walk: Walk, failures: Sequence[Verdict], principles: Sequence[Principle]) -> None:
@@ -269,8 +277,10 @@ def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
         if judged:
             walk.judge(stage, "evaluator", responses)
 
-    retries = Stage("gate again", "retry", config.rounds * tries(config))
-    for stage in (Stage("gate", "round", config.rounds), retries, Stage("gate, base", "run", 1)):
+    gates = config.rounds * config.phases
+    measured = config.rounds if config.recipe == "self_improve" else 0
+    retries = Stage("gate again", "retry", gates * tries(config))
+    for stage in (Stage("gate", "round", gates + measured), retries, Stage("gate, base", "run", 1)):
         if stage.times:
             both_sides("validation", config.prompts.validation, stage, config.gates.evaluator)
     if config.evals.held_out:

@@ -232,6 +232,19 @@ class PreferConfig(Section):
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=64)
 
 
+class SelfImproveConfig(Section):
+    """Rounds of CAI, then RLAIF. `quality`: weights of the two sides on validation prompts, the share of harmful ones
+    declined and of harmless ones answered. A round whose quality is below `least` times the one before ends the run,
+    where the paired interval of the difference excludes no change (`stop: paired`) or in any case (`textbook`)."""
+
+    quality: dict[Literal["declined", "answered"], float] = {"declined": 0.5, "answered": 0.5}
+    least: float = Field(default=0.95, gt=0, le=1)
+    stop: Literal["paired", "textbook"] = "paired"
+    preferences_from: Literal["after_sft", "before_sft"] = Field(
+        default="after_sft", description="whose answers are compared: the round's policy after its CAI phase, or before"
+    )
+
+
 class GateConfig(Section):
     """Bounds after each training, on validation prompts. `benign_refusal`, `degenerate_rise`, `harmful_rise`: rise over
     the base, a share.

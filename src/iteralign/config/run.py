@@ -20,6 +20,7 @@ from iteralign.config.parts import (
     RubricConfig,
     RuntimeConfig,
     SamplingConfig,
+    SelfImproveConfig,
     SFTConfig,
     members,
 )
@@ -29,7 +30,7 @@ OnCopies = Annotated[Literal["drop", "stop", "off"], BeforeValidator(lambda yaml
 
 class RunConfig(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    recipe: Literal["iteralign", "cai", "rlaif"] = "iteralign"
+    recipe: Literal["iteralign", "cai", "rlaif", "self_improve"] = "iteralign"
     seed: int = 0
     rounds: int = Field(default=2, ge=1)
     policy: ModelConfig
@@ -47,6 +48,7 @@ class RunConfig(Section):
     sft: SFTConfig = SFTConfig()
     dpo: DPOConfig = DPOConfig()
     prefer: PreferConfig = PreferConfig()
+    self_improve: SelfImproveConfig = SelfImproveConfig()
     gates: GateConfig = GateConfig()
     evals: EvalsConfig = EvalsConfig()
     decontaminate: OnCopies = "drop"
@@ -71,9 +73,16 @@ class RunConfig(Section):
     def _recipe_has_what_it_learns_from(self) -> "RunConfig":
         if self.recipe == "rlaif" and self.learn != "dpo":
             raise ValueError(f"recipe rlaif makes preference pairs and no rows: set learn: dpo (got {self.learn})")
+        if self.recipe == "self_improve" and self.learn != "sft+dpo":
+            raise ValueError(f"recipe self_improve learns rows, then pairs: set learn: sft+dpo (got {self.learn})")
         if self.recipe == "cai" and self.learn != "sft":
             raise ValueError(f"recipe cai makes rows and no preference pairs: set learn: sft (got {self.learn})")
         return self
+
+    @property
+    def phases(self) -> int:
+        """Folders of `rounds/` that one round takes."""
+        return 2 if self.recipe == "self_improve" else 1
 
     @property
     def generation_batch(self) -> int:

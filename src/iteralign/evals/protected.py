@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from iteralign.data.decontaminate import Copy, Decontaminator, Item
 from iteralign.data.truthful import read_judge_rows
 from iteralign.errors import DataError
 from iteralign.evals.benchmarks import hhh_pairs
-from iteralign.records import Row, digest
+from iteralign.records import Preference, Row, digest
 from iteralign.runs import Run
 from iteralign.sources import fetch, listing
 from iteralign.store import Store
@@ -17,18 +17,21 @@ from iteralign.store import Store
 OWN = "this run's validation and held-out prompts"
 
 
-def decontaminated(run: Run, here: Store, rows: Sequence[Row], round: int) -> list[Row]:
-    """The rows less those that copy a benchmark's item (`decontaminate: drop`). With `stop`, one is a DataError.
+Trained = TypeVar("Trained", Row, Preference)
 
-    What was looked at and what was found stands in copies.json of the round; it is the same when the run is resumed.
+
+def decontaminated(run: Run, here: Store, rows: Sequence[Trained], round: int, name: str = "copies") -> list[Trained]:
+    """The rows or pairs less those that copy a benchmark's item (`decontaminate: drop`). With `stop`, one is a DataError.
+
+    What was looked at and what was found stands in NAME.json of the round; it is the same when the run is resumed.
     """
     if run.config.decontaminate == "off":
         return list(rows)
-    found = here.once("copies", lambda: look(run, rows))
+    found = here.once(name, lambda: look(run, rows))
     run.store.event("copies of benchmark items", round=round, on=run.config.decontaminate, **found)
     named = [f"{c['prompt']} ({c['benchmark']}, item {c['item']}, {said(c)})" for c in found["copies"]]
     if named and run.config.decontaminate == "stop":
-        here.path("copies.json").unlink()  # another prompt set is looked at anew
+        here.path(f"{name}.json").unlink()  # another prompt set is looked at anew
         raise DataError(
             f"round {round}: {len(named)} of {len(rows)} training rows copy what models are measured on: "
             f"{', '.join(named[:5])}. Remove their prompts, or take decontaminate: drop to train without these rows; then start anew"
@@ -41,7 +44,7 @@ def said(copy: dict[str, Any]) -> str:
     return f"{copy['value']:.0f} words in a row" if copy["how"] == "words" else f"cosine {copy['value']:.2f}"
 
 
-def look(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
+def look(run: Run, rows: Sequence[Row] | Sequence[Preference]) -> dict[str, Any]:
     """`checked`: items by benchmark; `absent`: the benchmarks that are not on this machine, and were not checked."""
     places = at_hand()
     kept_apart = [
@@ -68,11 +71,13 @@ def named(copy: Copy) -> dict[str, Any]:
     return copy.model_dump(exclude={"about"})
 
 
-def texts_of(row: Row) -> list[str]:
-    """Each turn and the answer by themselves, and all of it."""
-    parts = [m.content for m in row.chat] + [row.answer]
+def texts_of(row: Row | Preference) -> list[str]:
+    """Each turn and answer by themselves, all turns, and the question with each answer."""
+    answers = [row.answer] if isinstance(row, Row) else [row.chosen.text, row.rejected.text]
+    turns = [m.content for m in row.chat]
     last = [m.content for m in row.chat if m.role == "user"][-1:]
-    return list(dict.fromkeys([*parts, "\n".join(parts[:-1]), "\n".join([*last, row.answer])]))
+    together = ["\n".join([*last, answer]) for answer in answers]
+    return list(dict.fromkeys([*turns, *answers, "\n".join(turns), *together]))
 
 
 def at_hand() -> dict[str, Path]:

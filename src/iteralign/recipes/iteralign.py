@@ -10,9 +10,9 @@ from iteralign.recipes.steps import (
     Standing,
     enough,
     learn,
-    refuse_leaks,
     respond_and_judge,
     select,
+    select_pairs,
     write_constitution,
 )
 from iteralign.records import Constitution, LedgerEntry, Preference, Principle, Revision, Verdict
@@ -147,7 +147,7 @@ def pairs_of(
     good = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: len(pairs)]
     if config.prefer.contrast and good:
         pairs += contrast_preferences(refusals(run, here, policy, good, r), r)
-    return here.rows("preferences", lambda: refuse_leaks(run, pairs), Preference.from_row)
+    return select_pairs(run, here, lambda: pairs, r)
 
 
 def refusals(run: Run, here: Store, policy: Policy, good: Sequence[Verdict], r: int) -> list[Revision]:

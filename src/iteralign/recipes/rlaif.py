@@ -10,8 +10,8 @@ from iteralign.recipes.steps import (
     Standing,
     enough,
     learn,
-    refuse_leaks,
     round_prompts,
+    select_pairs,
     write_constitution,
 )
 from iteralign.records import Preference, Response, Verdict
@@ -74,11 +74,7 @@ def prefer(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r
     )
     here.once("agreement", lambda: agreement(compared)._asdict())
 
-    def make() -> list[Preference]:
-        made = preferences(compared, responses, run.comparer(policy).name, r)
-        return refuse_leaks(run, made)
-
-    return here.rows("preferences", make, Preference.from_row)
+    return select_pairs(run, here, lambda: preferences(compared, responses, run.comparer(policy).name, r), r)
 
 
 __all__ = ["rlaif"]

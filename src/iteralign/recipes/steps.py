@@ -1,7 +1,7 @@
 """What the recipes have in common: answer and judge, choose rows, train, pass the gates, write the constitution."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,23 +103,39 @@ def kept_apart(run: Run) -> set[str]:
     return {p.item for s in ("validation", "held_out") for p in (*run.prompts[s].red_team, *run.prompts[s].harmless)}
 
 
-def refuse_leaks(run: Run, pairs: Sequence[Preference]) -> list[Preference]:
-    refuse_held_out(pairs, kept_apart(run))
-    return list(pairs)
+def select_pairs(run: Run, here: Store, found: Callable[[], Sequence[Preference]], r: int) -> list[Preference]:
+    """The round's pairs, under the same rules."""
+
+    def make() -> list[Preference]:
+        pairs = found()
+        refuse_held_out(pairs, kept_apart(run))
+        return decontaminated(run, here, pairs, r, "copies-pairs")
+
+    return here.rows("preferences", make, Preference.from_row)
 
 
 def learn(
-    run: Run, here: Store, now: Standing, rows: Sequence[Row], r: int, pairs: Sequence[Preference] = ()
+    run: Run,
+    here: Store,
+    now: Standing,
+    rows: Sequence[Row],
+    r: int,
+    pairs: Sequence[Preference] = (),
+    by: str | None = None,
+    keep: Sequence[Policy] = (),
 ) -> Standing:
-    """Train on rows, on pairs, or on both in turn, as the config says; keep what passes the gates."""
+    """Train on rows, on pairs, or on both in turn, as the config or `by` says; keep what passes the gates. The
+    checkpoint before goes, unless it is one of `keep`."""
     config, before = run.config, now.policy
-    candidate = fine_tune(run, here, before, rows, r) if "sft" in config.learn else before
-    if "dpo" in config.learn and pairs:
+    by = by or config.learn
+    candidate = fine_tune(run, here, before, rows, r) if "sft" in by else before
+    if "dpo" in by and pairs:
         candidate = fine_tune_on_pairs(run, here, candidate, pairs, r)
     candidate, gate = pass_gate(run, here, before, candidate)
     if gate.kept:
         drop_checkpoints(here, keep=candidate)
-        drop_checkpoint(before.checkpoint)
+        if before.checkpoint not in [policy.checkpoint for policy in keep]:
+            drop_checkpoint(before.checkpoint)
         evaluate_round(run, candidate, here)
         return Standing(candidate, tuple(rows) if config.sft.rows == "pool" else ())
     drop_checkpoints(here, keep=None)
@@ -129,12 +145,13 @@ def learn(
     return now._replace(failed_gates=failed, stopped=stopped)
 
 
-def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int) -> bool:
+def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int, by: str | None = None) -> bool:
     """Whether there is something to train on; a round without is passed over, and is no mistake."""
-    if "sft" in run.config.learn and len(rows) < run.config.sft.min_rows:
+    by = by or run.config.learn
+    if "sft" in by and len(rows) < run.config.sft.min_rows:
         run.store.event("too few rows", round=r, rows=len(rows))
         return False
-    if run.config.learn == "dpo" and not pairs:
+    if by == "dpo" and not pairs:
         run.store.event("no pairs", round=r)
         return False
     return True
@@ -192,7 +209,7 @@ def start_of_line(run: Run, before: Policy) -> Policy:
 
 def write_constitution(run: Run, constitution: Constitution) -> None:
     ledger: list[LedgerEntry] = []
-    for r in range(run.config.rounds):
+    for r in range(run.config.rounds * run.config.phases):
         principles, lifts = (run.store.path(f"rounds/{r:05d}/{name}.json") for name in ("principles", "lifts"))
         if principles.exists():
             ledger += [LedgerEntry.model_validate(e) for e in json.loads(principles.read_text())["ledger"]]

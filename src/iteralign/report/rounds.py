@@ -101,7 +101,7 @@ class Round:
 def read_rounds(folder: Path, config: RunConfig, prompts: dict[str, Prompt]) -> tuple[Round, ...]:
     """The rounds that have begun, in order. `prompts`: those that validation answers belong to, by id."""
     base = on_validation(folder / "evals/validation", prompts, config.gates.evaluator)
-    places = [folder / f"rounds/{r:05d}" for r in range(config.rounds)]
+    places = [folder / f"rounds/{r:05d}" for r in range(config.rounds * config.phases)]
     return tuple(read_round(place, r, config, prompts, base) for r, place in enumerate(places) if place.is_dir())
 
 
@@ -116,7 +116,9 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
     revisions, rows = stage_rows(place, "revisions"), [Row(**row) for row in stage_rows(place, "rows")]
     own = [row for row in rows if row.round == number]
     accepted = sum(bool(row["accepted"]) for row in revisions)
-    copies = stage_tree(place, "copies") or {"checked": {}, "absent": [], "copies": []}
+    copies = (
+        stage_tree(place, "copies") or stage_tree(place, "copies-pairs") or {"checked": {}, "absent": [], "copies": []}
+    )
     copied = sum(c["origin"] == "revision" and c["round"] == number for c in copies["copies"])
     gates = gates_of(place, config.gates)
     state, reasons = state_of(place, verdicts, len(rows), gates, config)
@@ -138,7 +140,7 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         accepted=accepted,
         near_copies=accepted - copied - sum(row.origin == "revision" for row in own) if done(place, "rows") else 0,
         rows=rows_by_kind(rows, number),
-        copies=copies_text(copies) if done(place, "rows") else "",
+        copies=copies_text(copies) if done(place, "rows") or done(place, "preferences") else "",
         trained=stage_record(place, "trained-dpo") or stage_record(place, "trained"),
         pairs=pairs_by_origin(stage_rows(place, "preferences")),
         compared=compared_text(stage_tree(place, "agreement")),
@@ -164,9 +166,9 @@ def state_of(
         return "stopped", (f"{unjudged} of {len(verdicts)} responses could not be judged ({bound})",)
     if config.recipe == "iteralign" and not any(v.label == "fails" for v in verdicts):
         return "no failures", ()
-    if config.learn == "dpo" and done(place, "preferences") and not stage_rows(place, "preferences"):
+    if "dpo" in config.learn and done(place, "preferences") and not stage_rows(place, "preferences"):
         return "no pairs", ("no two answers differed enough to prefer one",)
-    if "sft" in config.learn and done(place, "rows") and rows < config.sft.min_rows:
+    if done(place, "rows") and rows < config.sft.min_rows:
         return "too few rows", (f"{rows} training rows, at least {config.sft.min_rows} are needed",)
     return "unfinished", ()
 

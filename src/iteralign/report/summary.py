@@ -114,10 +114,10 @@ def unfinished(folder: Path, config: RunConfig, rounds: Sequence[Round], stopped
         found.append("the untouched policy's scores are missing (evals/base)")
     halted = [r for r in rounds if r.state == "unfinished"]
     found += [f"round {r.number} is not finished (next: {r.next_stage})" for r in halted]
-    ahead = config.rounds - len(rounds)
+    ahead = config.rounds * config.phases - len(rounds)
     final = (folder / "evals/final/scores.json").is_file()
     if ahead and not stopped and not final:
-        found.append(f"{ahead} of {config.rounds} rounds have not begun")
+        found.append(f"{ahead} of {config.rounds * config.phases} rounds have not begun")
     if not final:
         found.append("the final scores are missing (evals/final)")
     return tuple(found)

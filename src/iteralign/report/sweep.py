@@ -109,7 +109,7 @@ def calls(summary: Summary) -> str:
 
 
 def kept(summary: Summary) -> str:
-    return f"{sum(r.state == 'kept' for r in summary.rounds)} of {summary.config.rounds}"
+    return f"{sum(r.state == 'kept' for r in summary.rounds)} of {summary.config.rounds * summary.config.phases}"
 
 
 def sweep_markdown(title: str, table: Sequence[Sequence[str]]) -> str:
