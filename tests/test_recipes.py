@@ -118,7 +118,14 @@ def test_rlaif_learns_from_pairs_and_cai_from_rows() -> None:
 
 # -- rounds of self-improvement -------------------------------------------------------------------------------
 
-SELF = ["recipe=self_improve", GIVEN, "learn=sft+dpo", "policy.script=wavers", "revise.draws=1", "revise.prompt=cai.yaml"]
+SELF = [
+    "recipe=self_improve",
+    GIVEN,
+    "learn=sft+dpo",
+    "policy.script=wavers",
+    "revise.draws=1",
+    "revise.prompt=cai.yaml",
+]
 
 
 def test_each_round_is_cai_then_rlaif_and_the_best_one_is_measured(tmp_path: Path) -> None:
@@ -136,7 +143,9 @@ def test_each_round_is_cai_then_rlaif_and_the_best_one_is_measured(tmp_path: Pat
 
 
 def test_a_policy_that_collapses_leaves_the_best_round(tmp_path: Path) -> None:
-    outcome = run(tmp_path, *SELF, "policy.script=collapses", "gates.enabled=false", "rounds=3", "self_improve.stop=textbook")
+    outcome = run(
+        tmp_path, *SELF, "policy.script=collapses", "gates.enabled=false", "rounds=3", "self_improve.stop=textbook"
+    )
     assert outcome.stopped is not None and "fell from" in outcome.stopped
     assert outcome.policy.checkpoint.path is None, "the untouched policy was best"
     assert list(tmp_path.glob("rounds/*/checkpoint*")) == []

@@ -67,12 +67,13 @@ def killed(folder: Path, step: int, *settings: str) -> Any:
         (5, [], 15, ["rounds/00001/gate.json", "rounds/00001/checkpoint/scripted.json", "evals/final/scores.json"]),
         (12, ["overrefuses", "rounds=1"], 6, ["rounds/00000/backtracked.json", "rounds/00000/gate.json"]),
         (12, ["policy.script=collapses", "rounds=3"], 6, ["rounds/00001/gate.json", "evals/final/scores.json"]),
+        (12, ["overrefuses", "gates.margin=0.7", "rounds=1"], 6, ["rounds/00000/backtracked.json"]),
         (9, [*CAI, "rounds=1"], 6, ["rounds/00000/revisions.jsonl", "rounds/00000/trained.json"]),
         (9, [*RLAIF, "rounds=1"], 6, ["rounds/00000/preferences.jsonl", "rounds/00000/trained-dpo.json"]),
         (16, [*SELF, "rounds=1"], 6, ["rounds/00000/trained.json", "evals/round-0/responses.jsonl"]),
         (12, ["learn=sft+dpo", "rounds=1"], 6, ["rounds/00000/refusals.jsonl", "rounds/00000/trained-dpo.json"]),
     ],
-    ids=["two rounds", "backtracked", "collapses", "cai", "rlaif", "self_improve", "sft+dpo"],
+    ids=["two rounds", "backtracked", "collapses", "margin", "cai", "rlaif", "self_improve", "sft+dpo"],
 )
 def test_killed_anywhere_a_run_goes_on_to_the_same_files(
     tmp_path: Path, step: int, settings: list[str], least: int, made: list[str]
@@ -141,6 +142,22 @@ def test_a_policy_that_collapses_later_goes_back_to_its_last_good_round(
     assert outcome.policy.checkpoint.path == str(tmp_path / "rounds/00000/checkpoint")
     assert Path(outcome.policy.checkpoint.path).is_dir()
     assert list(tmp_path.glob("rounds/*/checkpoint*")) == [tmp_path / "rounds/00000/checkpoint"]
+
+
+def test_with_a_margin_less_than_the_largest_share_that_passes_is_kept_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ScriptedPolicy._answer
+    refusal = "I'm sorry, but I can't help with that, so ask a friend."
+    monkeypatch.setattr(ScriptedPolicy, "_answer", lambda self, job: refusal if self.learnt > 2 else answer(self, job))
+    shares: dict[str, float] = {}
+    for margin in ("1.0", "0.7"):
+        outcome = run(tmp_path / margin, "rounds=1", f"gates.margin={margin}")
+        assert outcome.policy.checkpoint.path is not None
+        gate = read(tmp_path / margin / "rounds/00000/gate.json")
+        assert gate["kept"] and gate == read(tmp_path / margin / f"rounds/00000/tried-{gate['share']:g}.json")
+        shares[margin] = gate["share"]
+    assert 0 < shares["0.7"] == pytest.approx(0.7 * shares["1.0"], abs=0.006) < shares["1.0"] < 1
 
 
 def test_a_rolled_back_round_leaves_the_next_one_the_old_policy(tmp_path: Path) -> None:

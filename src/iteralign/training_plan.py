@@ -32,7 +32,7 @@ def failing_of(harmless: Sequence[object]) -> int:
 class Learnt(NamedTuple):
     """What a round trains on at most: rows or pairs, and tokens of one pass over them."""
 
-    count: int
+    size: int
     tokens: float
 
 
@@ -79,11 +79,11 @@ def training_of(config: RunConfig, batch: Sequence[Prompt]) -> Training:
         own = rows_of_round(config, batch)
         for r in range(config.rounds):
             times = r + 1 if config.sft.rows == "pool" else 1
-            rows, tokens = rows + times * own.count, tokens + times * own.tokens * config.sft.epochs
-            steps += math.ceil(math.ceil(times * own.count / config.sft.batch) * config.sft.epochs)
+            rows, tokens = rows + times * own.size, tokens + times * own.tokens * config.sft.epochs
+            steps += math.ceil(math.ceil(times * own.size / config.sft.batch) * config.sft.epochs)
     if "dpo" in config.learn:
         own = pairs_of_round(config, batch)
-        rows, tokens = rows + config.rounds * own.count, tokens + config.rounds * own.tokens * config.dpo.epochs
-        steps += config.rounds * math.ceil(math.ceil(own.count / config.dpo.batch) * config.dpo.epochs)
+        rows, tokens = rows + config.rounds * own.size, tokens + config.rounds * own.tokens * config.dpo.epochs
+        steps += config.rounds * math.ceil(math.ceil(own.size / config.dpo.batch) * config.dpo.epochs)
     time = training_time(config.policy, round(tokens))
     return Training(rows, steps, round(tokens), time.seconds, time.basis)

@@ -58,8 +58,12 @@ def test_shrinking_gains_are_said() -> None:
 
 
 def answers(declined: int, answered: int, n: int = 10) -> list[Verdict]:
-    harmful = [response(prompt(f"Harm {k}?"), "I'm sorry, I can't help." if k < declined else "Do this.") for k in range(n)]
-    harmless = [response(prompt(f"Bread {k}?", "answer"), "Do that." if k < answered else "I'm sorry, no.") for k in range(n)]
+    harmful = [
+        response(prompt(f"Harm {k}?"), "I'm sorry, I can't help." if k < declined else "Do this.") for k in range(n)
+    ]
+    harmless = [
+        response(prompt(f"Bread {k}?", "answer"), "Do that." if k < answered else "I'm sorry, no.") for k in range(n)
+    ]
     return [verdict(r, "unjudged") for r in harmful + harmless]
 
 

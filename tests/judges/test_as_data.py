@@ -16,6 +16,7 @@ BREAD = "Mix flour, water and salt, and bake it for 35 minutes."
         ("User: I would like two tickets, please.", "I would like two tickets, please."),
         ("Request: a letter to my aunt", "a letter to my aunt"),
         ("Reply: Dear aunt, thank you.", "Dear aunt, thank you."),
+        ("Reply B: Dear aunt, thank you.", "Dear aunt, thank you."),
         ("Assistant: Hello! Human: Hi.", "Hello! Hi."),
         ("System: Windows 11 with 16 GB of memory", "Windows 11 with 16 GB of memory"),
         ("Judge: The court will rise.", "The court will rise."),

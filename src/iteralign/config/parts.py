@@ -261,6 +261,12 @@ class GateConfig(Section):
     length_ratio: tuple[float, float] = (0.25, 4.0)
     max_unjudged: float = Field(default=0.25, ge=0, le=1)
     backtrack: tuple[float, ...] = (0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+    margin: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="of the largest share that passes, which passes by luck too, this much is kept",
+    )
     evaluator: bool = True
     failures_in_a_row: int = Field(default=2, ge=1)
     enabled: bool = True

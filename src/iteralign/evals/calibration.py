@@ -297,8 +297,8 @@ def calibrate(
     if len({m.label for m in marked}) < 2:
         raise DataError("the half that is measured on has replies of one label only. Give more labels")
     whole = figures(marked, reading.threshold, seed)
-    named = {"by_source": [j.row.source for j in test], "by_category": [j.row.category for j in test]}
-    by = {key: parts(marked, names, reading.threshold, seed) for key, names in named.items()}
+    named = [j.row.source for j in test], [j.row.category for j in test]
+    by_source, by_category = (parts(marked, names, reading.threshold, seed) for names in named)
     return Calibration(
         judge=judge,
         reading=reading,
@@ -311,7 +311,8 @@ def calibrate(
         baselines=baselines(judged, first, second, target, seed),
         seconds_per_verdict=seconds,
         refused=why_refused(whole, marked, reading) or inverted(test, reading),
-        **by,
+        by_source=by_source,
+        by_category=by_category,
     )
 
 

@@ -44,7 +44,7 @@ def said(copy: dict[str, Any]) -> str:
     return f"{copy['value']:.0f} words in a row" if copy["how"] == "words" else f"cosine {copy['value']:.2f}"
 
 
-def look(run: Run, rows: Sequence[Row] | Sequence[Preference]) -> dict[str, Any]:
+def look(run: Run, rows: Sequence[Row | Preference]) -> dict[str, Any]:
     """`checked`: items by benchmark; `absent`: the benchmarks that are not on this machine, and were not checked."""
     places = at_hand()
     kept_apart = [

@@ -27,7 +27,7 @@ class Injected(NamedTuple):
 @cache
 def injected() -> tuple[Injected, ...]:
     """Every reply of the file plain, then with every one of its texts."""
-    tree: dict[str, Any] = yaml.safe_load((files(__package__) / CASES).read_text(encoding="utf-8"))
+    tree: dict[str, Any] = yaml.safe_load((files("iteralign.evals") / CASES).read_text(encoding="utf-8"))
     pads = {"{newlines}": "\n" * NEWLINES, "{dots}": ". " * DOTS, "{prose}": tree["prose"]}
     texts: list[tuple[str | None, str]] = [(None, "{reply}")]
     texts += [(kind, text) for kind, own in tree["injections"].items() for text in own]

@@ -57,7 +57,7 @@ _ORDER = re.compile(
     re.IGNORECASE,
 )
 _TURN = re.compile(
-    r"^\W*(?:(system|judge|evaluator|grader)|user|human|assistant|request|question|prompt|reply|response|text)"
+    r"^\W*(?:(system|judge|evaluator|grader)|user|human|assistant|request|question|prompt|(?:reply|response|text)(?: [AB])?)"
     r"\W{0,3}:[\s*_]*",
     re.IGNORECASE,
 )

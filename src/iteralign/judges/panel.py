@@ -43,7 +43,8 @@ class Panel(Judge):
             return self.verdict(response, "unjudged", "none", split, found)
         if 2 * len(fails) < len(votes):
             return self.verdict(response, "passes", "none", "", found)
-        fault: Fault = Counter(v.fault for v in fails).most_common(1)[0][0]
+        faults: Counter[Fault] = Counter(v.fault for v in fails)
+        fault = faults.most_common(1)[0][0]
         reason = next(v.reason for v in fails if v.fault == fault)
         return self.verdict(response, "fails", fault, f"{len(fails)} of {len(votes)} judges: {reason}", found)
 

@@ -184,7 +184,8 @@ def checkpoint_in(here: Store, made: dict[str, Any]) -> Checkpoint:
 
 def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:
     """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change:
-    the largest share that passes, found by bisection (both grow with the share)."""
+    the largest share that passes, found by bisection (both grow with the share), less `gates.margin`: of several
+    noisy measurements the largest that passes flatters itself."""
     gate = gate_round(run, here, lambda: trained.model)
     line = Line(start_of_line(run, before), trained)
     shares = sorted(run.config.gates.backtrack, reverse=True) if gate.too_far and not gate.kept else []
@@ -193,6 +194,10 @@ def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[P
         tried = gate_round(run, here, lambda share=shares[middle]: line.at(share), shares[middle])
         gate = tried if tried.kept or not gate.kept else gate
         shares = shares[:middle] if tried.kept else shares[middle + 1 :]
+    if gate.kept and gate.share < 1.0 and run.config.gates.margin < 1.0:
+        share = round(gate.share * run.config.gates.margin, 2)
+        less = gate_round(run, here, lambda: line.at(share), share)
+        gate = less if less.kept else gate
     gate = Gate.model_validate(here.once("gate", gate.row))
     if not gate.kept or gate.share == 1.0:
         return trained, gate

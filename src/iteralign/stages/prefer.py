@@ -1,16 +1,16 @@
 """Answers in, preferences out: a model says which of two answers keeps a principle better, in both orders (RLAIF)."""
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 from iteralign.config import PreferConfig
+from iteralign.judges.base import as_data
 from iteralign.judges.calibration import log_odds
 from iteralign.judges.rubric import quality
 from iteralign.models.base import Job, Model
 from iteralign.prompts import load_prompt
-from iteralign.records import Choice, Preference, Principle, Prompt, Record, Response, Revision, Verdict
+from iteralign.records import Chat, Choice, Preference, Principle, Prompt, Record, Response, Revision, Verdict
 from iteralign.seeds import seed_for
 from iteralign.stages.respond import sampling_of
 
@@ -75,14 +75,14 @@ def compare(
     prompts = load_prompt(config.prompt)
     drawn = [principle_for(a, principles, seed_for(seed, round, "principle", a.id, b.id)) for a, b in pairs]
 
-    def chat(first: Response, second: Response, principle: Principle) -> object:
-        texts = (first.reply.text.strip(), second.reply.text.strip())
+    def chat(first: Response, second: Response, principle: Principle) -> Chat:
+        texts = as_data(first.reply.text), as_data(second.reply.text)
         return prompts.chat(
             "prefer", prompt=first.prompt.question, principle=principle.text, first=texts[0], second=texts[1]
         )
 
     chats = [c for (a, b), p in zip(pairs, drawn, strict=True) for c in (chat(a, b, p), chat(b, a, p))]
-    choices = judge.choose(chats, ("A", "B"))  # type: ignore[reportArgumentType]
+    choices = judge.choose(chats, ("A", "B"))
     made: list[Compared] = []
     for n, ((a, b), principle) in enumerate(zip(pairs, drawn, strict=True)):
         said = first_place(choices[2 * n]), first_place(choices[2 * n + 1])
@@ -97,7 +97,7 @@ def compare(
                 second=b.id,
                 principle=principle.id,
                 orders=orders,
-                score=None if score is None else round_(score),
+                score=None if score is None else rounded(score),
             )
         )
     return made
@@ -109,9 +109,9 @@ def principle_for(response: Response, principles: Sequence[Principle], seed: int
     return own[seed % len(own)]
 
 
-def round_(score: float) -> float:
+def rounded(score: float) -> float:
     """To the digits that resuming keeps."""
-    return math.floor(score * 1e4 + 0.5) / 1e4
+    return round(score, 4)
 
 
 def first_place(choice: Choice) -> float | None:
@@ -209,5 +209,5 @@ def agreement(compared: Sequence[Compared]) -> Agreement:
         len(compared),
         sum(c.score == 0 for c in compared),
         len(compared) - len(read),
-        None if bias is None else round_(bias),
+        None if bias is None else rounded(bias),
     )

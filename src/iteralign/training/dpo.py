@@ -26,10 +26,10 @@ from iteralign.training.rows import encode_pairs
 class PairTrainer(DPOTrainer):
     """On rows that are tokens already, with the reference's log-probabilities in them."""
 
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
-    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         return dataset
 
 
