@@ -76,5 +76,12 @@ def test_own_oracle_and_judge_on_a_server(tmp_path: Path) -> None:
 
 
 def test_own_model_is_a_setting_of_any_config() -> None:
-    [line] = re.findall(r"^iteralign run (\S+) --set (\S+)", README, re.MULTILINE)
+    [line] = re.findall(r"^iteralign run (\S+) --set (policy\S+)", README, re.MULTILINE)
     assert load_config(ROOT / line[0], [line[1]]).policy.model == "./my-model"  # type: ignore[union-attr]
+
+
+def test_its_commands_with_other_settings_are_read() -> None:
+    lines = re.findall(r"^iteralign run (\S+) --set (\S+)", README, re.MULTILINE)
+    assert len(lines) >= 3
+    for path, setting in lines:
+        load_config(ROOT / path, [setting])
