@@ -109,3 +109,16 @@ def test_a_refusal_is_matched(text: str) -> None:
 @pytest.mark.parametrize("text", ANSWERS)
 def test_an_answer_is_not_matched(text: str) -> None:
     assert not refuses(text)
+
+
+def lines(count: int) -> str:
+    """A long text that uses its words again, as recipes and program listings do: 10 words a line, 3 of them new."""
+    return "\n".join(f"Take the w{n} and put it on top of x{n} then y{n}." for n in range(count))
+
+
+def test_a_long_text_may_use_its_words_again_but_not_stammer() -> None:
+    long = lines(40)
+    tokens = long.lower().replace(".", "").split()
+    assert len(set(tokens)) / len(tokens) < 0.36, "the share over the whole text says nothing"
+    assert degenerate(long) is None
+    assert degenerate(f"{long}\n{'and so on and on ' * 14}")

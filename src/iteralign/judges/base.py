@@ -122,6 +122,16 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+(?:['’]\w+)?", text.lower())
 
 
+def least_distinct(tokens: Sequence[str]) -> float:
+    """Share of distinct words, of a long text in the stretch of 60 where it is least: every long text uses its words
+    again, and one that begins to stammer at its end is found all the same."""
+    starts = range(0, max(1, len(tokens) - STRETCH + 1), 10)
+    return min(len(set(part)) / len(part) for part in (tokens[i : i + STRETCH] for i in starts))
+
+
+STRETCH = 60  # words
+
+
 def degenerate(text: str) -> str | None:
     """Why a text is no answer whatever a judge thinks of it: empty or repetitive. None when it is neither.
 
@@ -131,7 +141,7 @@ def degenerate(text: str) -> str | None:
     if not tokens:
         return "empty"
     if len(tokens) >= 9:
-        distinct = len(set(tokens)) / len(tokens)
+        distinct = least_distinct(tokens)
         if distinct < 0.35:
             return f"repetitive: {distinct:.0%} of its words are distinct"
     triples = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
