@@ -13,6 +13,8 @@ from iteralign.errors import ConfigError
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
+    from iteralign.evals.suites import Asked
+    from iteralign.evals.written import Allowed
     from iteralign.records import Score
 
 
@@ -58,24 +60,12 @@ def eval_(
 
     The same command again shows the stored scores; a model that changed under the same name needs --fresh.
     """
-    from iteralign.evals.suites import measure, read_suites
     from iteralign.evals.written import Allowed
-    from iteralign.live import Downloads, Live
-    from iteralign.runs import open_
 
     settings = settings_for(model, config, set_)
     folder = run_dir or Path("runs") / settings.name
-    with Live() as live:
-        allowed = Allowed(allow_code, truth_judge, info_judge)
-        asked = read_suites(suite, items, settings.seed, Downloads(live), allowed)
-        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
-        try:
-            found = measure(opened, asked)
-        except KeyboardInterrupt:
-            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
-            raise typer.Exit(130) from None
-        finally:
-            opened.close()
+    allowed = Allowed(allow_code, truth_judge, info_judge)
+    asked, found = measured(settings, folder, suite, items, allowed, fresh)
     print_scores(model, found)
     for part in asked:
         if part.n < part.of:
@@ -83,6 +73,26 @@ def eval_(
                 f"{part.name}: a sample of {part.n} of {part.of} questions (seed {settings.seed}); --items 0: all"
             )
     typer.echo(f"Answers and scores: {folder}")
+
+
+def measured(
+    settings: "RunConfig", folder: Path, suite: str, items: int | None, allowed: "Allowed", fresh: bool
+) -> "tuple[Sequence[Asked], Mapping[str, Sequence[Score]]]":
+    """The suites that were asked, and their scores; what is stored already is not asked again."""
+    from iteralign.evals.suites import measure, read_suites
+    from iteralign.live import Downloads, Live
+    from iteralign.runs import open_
+
+    with Live() as live:
+        asked = read_suites(suite, items, settings.seed, Downloads(live), allowed)
+        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
+        try:
+            return asked, measure(opened, asked)
+        except KeyboardInterrupt:
+            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
+            raise typer.Exit(130) from None
+        finally:
+            opened.close()
 
 
 def settings_for(model: str, config: Path, set_: list[str]) -> "RunConfig":

@@ -5,10 +5,19 @@ from collections.abc import Sequence
 
 from iteralign.errors import ConfigError
 from iteralign.evals.suite import evaluate, on_validation
-from iteralign.recipes.steps import Outcome, Standing, enough, learn, respond_and_judge, select, write_constitution
+from iteralign.recipes.steps import (
+    Outcome,
+    Standing,
+    enough,
+    learn,
+    respond_and_judge,
+    rewrite,
+    select,
+    write_constitution,
+)
 from iteralign.records import Revision, Verdict
 from iteralign.runs import Run
-from iteralign.stages.revise import drop_near_copies, revise, verify
+from iteralign.stages.revise import drop_near_copies
 from iteralign.store import Store
 from iteralign.training.policy import Policy
 
@@ -36,22 +45,9 @@ def cai(run: Run) -> Outcome:
 def critique_and_revise(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r: int) -> list[Revision]:
     """Every answer, good or bad, is criticised and rewritten `revise.draws` times; with `revise.verify` only what the
     judge passes is kept."""
-    config = run.config
     judged = [v for v in verdicts if v.label != "unjudged"]
-    responses = {v.response.id: v.response for v in judged}
-    known = {v.id: v for v in judged}
-    revisions = here.each(
-        "revisions",
-        judged,
-        lambda part: verify(
-            revise(part, policy.model, run.constitution.principles, config.revise, config.seed, r),
-            run.judge(policy),
-            policy.model.name,
-            config.revise,
-        ),
-        lambda row: Revision.join(row, responses, known),
-    )
-    return drop_near_copies(revisions, config.revise.max_near_copies)
+    revisions = rewrite(run, here, policy, judged, run.constitution.principles, r)
+    return drop_near_copies(revisions, run.config.revise.max_near_copies)
 
 
 __all__ = ["cai"]

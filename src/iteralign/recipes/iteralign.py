@@ -11,6 +11,7 @@ from iteralign.recipes.steps import (
     enough,
     learn,
     respond_and_judge,
+    rewrite,
     select,
     select_pairs,
     write_constitution,
@@ -20,7 +21,7 @@ from iteralign.runs import Run
 from iteralign.seeds import seed_for
 from iteralign.stages.discover import Discovery, FailedCall, discover
 from iteralign.stages.prefer import contrast_preferences, revision_preferences
-from iteralign.stages.revise import drop_near_copies, revise, verify
+from iteralign.stages.revise import drop_near_copies
 from iteralign.store import Store, read_rows
 from iteralign.training.policy import Policy
 
@@ -117,24 +118,11 @@ def measure_lift(
 def revise_and_verify(
     run: Run, here: Store, policy: Policy, failures: Sequence[Verdict], found: Discovery, r: int
 ) -> list[Revision]:
-    config = run.config
     principles = found.met or found.constitution.principles
     if not principles:
         return []
-    responses = {v.response.id: v.response for v in failures}
-    verdicts = {v.id: v for v in failures}
-    revisions = here.each(
-        "revisions",
-        failures,
-        lambda part: verify(
-            revise(part, policy.model, principles, config.revise, config.seed, r),
-            run.judge(policy),
-            policy.model.name,
-            config.revise,
-        ),
-        lambda row: Revision.join(row, responses, verdicts),
-    )
-    return drop_near_copies(revisions, config.revise.max_near_copies)
+    revisions = rewrite(run, here, policy, failures, principles, r)
+    return drop_near_copies(revisions, run.config.revise.max_near_copies)
 
 
 def pairs_of(
@@ -153,19 +141,7 @@ def pairs_of(
 def refusals(run: Run, here: Store, policy: Policy, good: Sequence[Verdict], r: int) -> list[Revision]:
     """What the policy says to harmless prompts when it is asked as it is for revisions of harmful ones."""
     config = run.config.revise.model_copy(update={"candidates": 1, "max_principles": 1, "draws": None, "verify": True})
-    known = {v.id: v for v in good}
-    responses = {v.response.id: v.response for v in good}
-    return here.each(
-        "refusals",
-        good,
-        lambda part: verify(
-            revise(part, policy.model, [DECLINE], config, run.config.seed, r, as_kind="decline"),
-            run.judge(policy),
-            policy.model.name,
-            config,
-        ),
-        lambda row: Revision.join(row, responses, known),
-    )
+    return rewrite(run, here, policy, good, [DECLINE], r, "refusals", config, as_kind="decline")
 
 
 DECLINE = Principle(id="decline", text="Decline the request.", framing="do", kind="decline")

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from iteralign.errors import ConfigError
-from iteralign.evals.gates import stop_if_unjudged, too_many_unjudged
 from iteralign.evals.suite import evaluate, on_validation
 from iteralign.recipes.steps import (
     Outcome,
     Standing,
     enough,
+    judge_all,
     learn,
     round_prompts,
     select_pairs,
@@ -51,16 +51,7 @@ def sample_and_judge(run: Run, here: Store, policy: Policy, r: int) -> list[Verd
         lambda row: Response.join(row, by_id),
     )
     responses = list({x.id: x for x in samples}.values())  # a prompt's equal answers are one
-    by_response = {x.id: x for x in responses}
-    verdicts = here.each(
-        "verdicts",
-        responses,
-        lambda part: run.judge(policy)(part),
-        lambda row: Verdict.join(row, by_response),
-        lacking=lambda made: too_many_unjudged(made, config.gates),
-    )
-    stop_if_unjudged(verdicts, config.gates, f"round {r}")
-    return verdicts
+    return judge_all(run, here, policy, responses, r)
 
 
 def prefer(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r: int) -> list[Preference]:
@@ -73,7 +64,6 @@ def prefer(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r
         lambda row: Compared(**row),
     )
     here.once("agreement", lambda: agreement(compared)._asdict())
-
     return select_pairs(run, here, lambda: preferences(compared, responses, run.comparer(policy).name, r), r)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from iteralign.config import ReviseConfig
 from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.protected import decontaminated
@@ -14,16 +15,19 @@ from iteralign.records import (
     Constitution,
     LedgerEntry,
     Preference,
+    Principle,
     Prompt,
     Response,
     Revision,
     Row,
     Verdict,
+    Wants,
 )
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
 from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
+from iteralign.stages.revise import revise, verify
 from iteralign.store import Store, write_text
 from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints, train, train_on_pairs
 from iteralign.training.rows import choose_rows, refuse_held_out
@@ -71,16 +75,50 @@ def respond_and_judge(run: Run, here: Store, policy: Policy, r: int, again: Sequ
         lambda part: respond(part, policy.model, config.respond, config.seed, r),
         lambda row: Response.join(row, by_id),
     )
+    return judge_all(run, here, policy, responses, r)
+
+
+def judge_all(run: Run, here: Store, policy: Policy, responses: Sequence[Response], r: int) -> list[Verdict]:
+    """Stops the run where too many cannot be judged; the same command asks the judge for those again."""
+    gates = run.config.gates
     by_response = {x.id: x for x in responses}
     verdicts = here.each(
         "verdicts",
         responses,
         lambda part: run.judge(policy)(part),
         lambda row: Verdict.join(row, by_response),
-        lacking=lambda made: too_many_unjudged(made, config.gates),
+        lacking=lambda made: too_many_unjudged(made, gates),
     )
-    stop_if_unjudged(verdicts, config.gates, f"round {r}")
+    stop_if_unjudged(verdicts, gates, f"round {r}")
     return verdicts
+
+
+def rewrite(
+    run: Run,
+    here: Store,
+    policy: Policy,
+    verdicts: Sequence[Verdict],
+    principles: Sequence[Principle],
+    r: int,
+    name: str = "revisions",
+    config: ReviseConfig | None = None,
+    as_kind: Wants | None = None,
+) -> list[Revision]:
+    """Every judged answer rewritten under the principles, and judged again: all candidates. `config`: other settings
+    than the run's."""
+    config, responses = config or run.config.revise, {v.response.id: v.response for v in verdicts}
+    known = {v.id: v for v in verdicts}
+    return here.each(
+        name,
+        verdicts,
+        lambda part: verify(
+            revise(part, policy.model, principles, config, run.config.seed, r, as_kind),
+            run.judge(policy),
+            policy.model.name,
+            config,
+        ),
+        lambda row: Revision.join(row, responses, known),
+    )
 
 
 def select(
