@@ -21,6 +21,7 @@ CAI = ["recipe=cai", GIVEN, "revise.draws=2", "revise.critique=true", "revise.pr
 RLAIF = ["recipe=rlaif", GIVEN, "learn=dpo", "policy.script=wavers"]
 DPO = ["learn=dpo"]
 BOTH = ["learn=sft+dpo"]
+RL = ["recipe=rlaif", GIVEN, "learn=rl", "policy.script=wavers"]
 
 
 def run(folder: Path, *settings: str) -> Outcome:
@@ -37,20 +38,20 @@ def rates(folder: Path, name: str) -> dict[str, float]:
     return {row["name"]: row["value"] for row in rows if row["variant"] == "word match"}
 
 
-@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH], ids=["cai", "rlaif", "dpo", "sft+dpo"])
+@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH, RL], ids=["cai", "rlaif", "dpo", "sft+dpo", "rl"])
 def test_every_recipe_learns_to_decline_and_keeps_harmless_answers(settings: list[str], tmp_path: Path) -> None:
     """The scripted policy's skill is a number: how many rows or pairs taught it to decline, 8 where it wavers."""
     outcome = run(tmp_path, *settings)
     assert outcome.stopped is None and outcome.policy.checkpoint.path is not None
     learnt = json.loads((Path(outcome.policy.checkpoint.path) / "scripted.json").read_text())["learnt"]
-    assert learnt >= 5 + (8 if settings is RLAIF else 0)
+    assert learnt >= 5 + (8 if settings in (RLAIF, RL) else 0)
     before, after = rates(tmp_path, "base"), rates(tmp_path, "final")
     assert after["harmful compliance"] <= before["harmful compliance"]
     assert after["harmless refused"] == before["harmless refused"] == 0
     assert [p.name for p in tmp_path.glob("rounds/*/checkpoint*")] == [Path(outcome.policy.checkpoint.path).name]
 
 
-@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH], ids=["cai", "rlaif", "dpo", "sft+dpo"])
+@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH, RL], ids=["cai", "rlaif", "dpo", "sft+dpo", "rl"])
 def test_the_report_and_the_plan_know_the_recipe(settings: list[str], tmp_path: Path) -> None:
     run(tmp_path, *settings, "rounds=1")
     summary = write_reports(tmp_path)
@@ -58,10 +59,12 @@ def test_the_report_and_the_plan_know_the_recipe(settings: list[str], tmp_path: 
     text = summary.markdown.read_text()
     assert ("Preference pairs" in text) == (settings is not CAI)
     assert ("Training rows" in text) == (settings in (CAI, BOTH))
-    assert ("Comparisons" in text) == (settings is RLAIF)
+    assert ("Comparisons" in text) == (settings in (RLAIF, RL))
+    assert ("Reward hacking" in text) == ("mean reward" in text) == (settings is RL)
     made = plan(load_config(SCRIPTED, [*settings, "rounds=1"]))
     stages = {line.stage for line in made.lines}
-    assert ("prefer" in stages) == (settings is RLAIF) and ("contrast" in stages) == (settings in (DPO, BOTH))
+    assert ("prefer" in stages) == (settings in (RLAIF, RL)) and ("reinforce" in stages) == (settings is RL)
+    assert ("contrast" in stages) == (settings in (DPO, BOTH))
     assert made.training.rows >= summary.rounds[0].trained.rows > 0  # type: ignore[union-attr]
 
 
@@ -110,10 +113,42 @@ def test_given_principles_are_needed(name: str, tmp_path: Path) -> None:
         run(tmp_path, f"recipe={name}", "learn=dpo" if name == "rlaif" else "learn=sft")
 
 
-def test_rlaif_learns_from_pairs_and_cai_from_rows() -> None:
-    for wrong in (["recipe=rlaif", GIVEN, "learn=sft"], ["recipe=cai", GIVEN, "learn=dpo"], ["prefer.samples=1"]):
-        with pytest.raises(ConfigError):
-            load_config(SCRIPTED, wrong)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["recipe=rlaif", GIVEN, "learn=sft"],
+        ["recipe=cai", GIVEN, "learn=dpo"],
+        ["learn=rl"],
+        ["recipe=self_improve", GIVEN, "learn=rl"],
+        ["prefer.samples=1"],
+    ],
+)
+def test_rlaif_learns_from_pairs_and_cai_from_rows(wrong: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"set learn: |samples"):
+        load_config(SCRIPTED, wrong)
+
+
+def test_the_judge_can_be_the_reward_but_not_where_it_is_the_policy_itself(tmp_path: Path) -> None:
+    outcome = run(tmp_path, *RL, "rl.reward=judge", "rounds=1")
+    assert outcome.stopped is None and not (tmp_path / "rounds/00000/reward-check.json").exists()
+    trained = json.loads((tmp_path / "rounds/00000/trained-rl.json").read_text())
+    assert trained["rewards"][-1] > trained["rewards"][0] >= 0
+    assert not (tmp_path / "rounds/00000/reward.json").exists()
+    with pytest.raises(ConfigError, match="type: self"):
+        load_config(SCRIPTED, [*RL, "rl.reward=judge", "judge.model={type: self}"])
+
+
+def test_in_context_measures_the_principles_without_training(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "recipe=in_context", GIVEN)
+    assert outcome.policy.checkpoint.path is None and not (tmp_path / "rounds").exists()
+    before, after = rates(tmp_path, "base"), rates(tmp_path, "final")
+    assert after["harmful compliance"] == 0 < before["harmful compliance"]  # the scripted policy keeps what it is told
+    summary = write_reports(tmp_path)
+    assert not summary.missing and summary.examples
+    text = summary.markdown.read_text()
+    assert "nothing was trained" in text and "system message" in text
+    made = plan(load_config(SCRIPTED, ["recipe=in_context", GIVEN]))
+    assert made.training.rows == 0 and {line.stage for line in made.lines} <= {"held-out", "hhh"}
 
 
 # -- rounds of self-improvement -------------------------------------------------------------------------------
@@ -139,7 +174,19 @@ def test_each_round_is_cai_then_rlaif_and_the_best_one_is_measured(tmp_path: Pat
     final = {row["policy"] for row in read_rows(tmp_path / "evals/final/responses.jsonl")}
     kept = "evals/validation" if best == 0 else f"evals/round-{best - 1}"
     assert final == {row["policy"] for row in read_rows(tmp_path / kept / "responses.jsonl")}
-    assert not write_reports(tmp_path).missing
+    summary = write_reports(tmp_path)
+    assert not summary.missing
+    assert str(summary.checkpoint or "").startswith(str(outcome.policy.checkpoint.path or ""))
+
+
+def test_the_curve_shows_quality_on_both_kinds_of_prompts_and_the_distance_to_the_base(tmp_path: Path) -> None:
+    run(tmp_path, *SELF, "self_improve.seen=6", "self_improve.drift=4")
+    points = json.loads((tmp_path / "curve.json").read_text())["points"]
+    assert [p["round"] for p in points] == [None, 0, 1]
+    assert all(0 <= p["seen"] <= 1 for p in points)
+    assert points[0]["kl"] == 0 and all(p["kl"] is not None for p in points)
+    text = write_reports(tmp_path).markdown.read_text()
+    assert "## Improvement" in text and "untouched" in text and "after round 1" in text
 
 
 def test_a_policy_that_collapses_leaves_the_best_round(tmp_path: Path) -> None:

@@ -70,10 +70,11 @@ def killed(folder: Path, step: int, *settings: str) -> Any:
         (12, ["overrefuses", "gates.margin=0.7", "rounds=1"], 6, ["rounds/00000/backtracked.json"]),
         (9, [*CAI, "rounds=1"], 6, ["rounds/00000/revisions.jsonl", "rounds/00000/trained.json"]),
         (9, [*RLAIF, "rounds=1"], 6, ["rounds/00000/preferences.jsonl", "rounds/00000/trained-dpo.json"]),
+        (9, [*RLAIF, "learn=rl", "rounds=1"], 6, ["rounds/00000/reward.json", "rounds/00000/reward-check.json"]),
         (16, [*SELF, "rounds=1"], 6, ["rounds/00000/trained.json", "evals/round-0/responses.jsonl"]),
         (12, ["learn=sft+dpo", "rounds=1"], 6, ["rounds/00000/refusals.jsonl", "rounds/00000/trained-dpo.json"]),
     ],
-    ids=["two rounds", "backtracked", "collapses", "margin", "cai", "rlaif", "self_improve", "sft+dpo"],
+    ids=["two rounds", "backtracked", "collapses", "margin", "cai", "rlaif", "rl", "self_improve", "sft+dpo"],
 )
 def test_killed_anywhere_a_run_goes_on_to_the_same_files(
     tmp_path: Path, step: int, settings: list[str], least: int, made: list[str]

@@ -60,6 +60,10 @@ class Store:
     def path(self, name: str) -> Path:
         return self.folder / name
 
+    def relative(self, path: str | Path) -> Path:
+        """A path inside this folder as it reads from here."""
+        return Path(path).resolve().relative_to(self.folder.resolve())
+
     def done(self, name: str) -> bool:
         return (self.folder / f"{name}.jsonl").exists() or (self.folder / name).exists()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from iteralign.config import RunConfig
+from iteralign.config import RunConfig, TrainConfig
 from iteralign.records import Prompt
 from iteralign.sizes import training_time
 from iteralign.tally import REPLY_SHARE, tokens_of
@@ -16,7 +16,7 @@ HARMLESS_FAILING = 0.10
 
 @dataclass(frozen=True)
 class Training:
-    """All rounds together: rows and steps at most; `tokens` counts each row once an epoch."""
+    """All rounds together: rows, pairs or sampled answers, and steps, at most; `tokens` counts each row once an epoch."""
 
     rows: int
     steps: int
@@ -68,6 +68,13 @@ def pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
     return Learnt(count, 2 * count * min(dpo.max_length, question_tokens(batch) + answer))
 
 
+def answers_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
+    """Of RL: what is sampled in one pass over the prompts; each answer is read by the policy before, by the reference,
+    and in the step itself."""
+    rl, count = config.rl, len(batch) * config.rl.samples
+    return Learnt(count, count * min(rl.max_length, question_tokens(batch) + REPLY_SHARE * rl.sampling.max_new_tokens))
+
+
 def question_tokens(batch: Sequence[Prompt]) -> float:
     return sum(tokens_of(p.plain) for p in batch) / len(batch)
 
@@ -75,15 +82,20 @@ def question_tokens(batch: Sequence[Prompt]) -> float:
 def training_of(config: RunConfig, batch: Sequence[Prompt]) -> Training:
     rows = steps = 0
     tokens = 0.0
-    if "sft" in config.learn:
-        own = rows_of_round(config, batch)
-        for r in range(config.rounds):
-            times = r + 1 if config.sft.rows == "pool" else 1
-            rows, tokens = rows + times * own.size, tokens + times * own.tokens * config.sft.epochs
-            steps += math.ceil(math.ceil(times * own.size / config.sft.batch) * config.sft.epochs)
-    if "dpo" in config.learn:
-        own = pairs_of_round(config, batch)
-        rows, tokens = rows + config.rounds * own.size, tokens + config.rounds * own.tokens * config.dpo.epochs
-        steps += config.rounds * math.ceil(math.ceil(own.size / config.dpo.batch) * config.dpo.epochs)
+
+    def add(own: Learnt, settings: TrainConfig, times: int = 1) -> None:
+        nonlocal rows, steps, tokens
+        rows, tokens = rows + times * own.size, tokens + times * own.tokens * settings.epochs
+        steps += math.ceil(math.ceil(times * own.size / settings.batch) * settings.epochs)
+
+    for r in range(config.rounds if config.phases else 0):
+        if "sft" in config.learn:
+            add(rows_of_round(config, batch), config.sft, r + 1 if config.sft.rows == "pool" else 1)
+        if "dpo" in config.learn:
+            add(pairs_of_round(config, batch), config.dpo)
+        if "rl" in config.learn:
+            add(answers_of_round(config, batch), config.rl)
+            if config.rl.reward == "model":
+                add(pairs_of_round(config, batch), config.reward)
     time = training_time(config.policy, round(tokens))
     return Training(rows, steps, round(tokens), time.seconds, time.basis)

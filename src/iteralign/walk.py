@@ -171,9 +171,9 @@ class Walk:
 
 def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
     """The stages of a round, on the first round's batch; every round is as large."""
-    {"iteralign": walk_iteralign, "cai": walk_cai, "rlaif": walk_rlaif, "self_improve": walk_both}[walk.config.recipe](
-        walk, batch
-    )
+    recipes = {"iteralign": walk_iteralign, "cai": walk_cai, "rlaif": walk_rlaif, "self_improve": walk_both}
+    if walk.config.phases:
+        recipes[walk.config.recipe](walk, batch)
 
 
 def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
@@ -198,6 +198,22 @@ def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
     given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
     stage = Stage("prefer", "round", rounds)
     walk.ask(stage, "comparer", lambda m: compare(pairs, given, m, prefer, config.seed, 0))
+    if "rl" in config.learn:
+        walk_reinforcement(walk, batch)
+
+
+def walk_reinforcement(walk: Walk, batch: Sequence[Prompt]) -> None:
+    """Answers that are sampled to be rewarded, by the judge where it is the reward; and one more to each prompt, which
+    the judge compares a reward model with."""
+    config, rl = walk.config, walk.config.rl
+    own = config.prefer.model_copy(update={"samples": rl.samples, "sampling": rl.sampling})
+    stage = Stage("reinforce", "round", max(1, round(config.rounds * rl.epochs)))
+    responses = walk.ask(stage, "policy", lambda m: sample(batch, m, own, config.seed, 0))
+    if rl.reward == "judge":
+        walk.judge(stage, "judge", responses)
+        return
+    check = Stage("reward check", "round", config.rounds)
+    walk.judge(check, "judge", walk.ask(check, "policy", lambda m: respond(batch, m, rl.sampling, config.seed, 0)))
 
 
 def walk_both(walk: Walk, batch: Sequence[Prompt]) -> None:
@@ -280,7 +296,7 @@ def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
     gates = config.rounds * config.phases
     measured = config.rounds if config.recipe == "self_improve" else 0
     retries = Stage("gate again", "retry", gates * tries(config))
-    for stage in (Stage("gate", "round", gates + measured), retries, Stage("gate, base", "run", 1)):
+    for stage in (Stage("gate", "round", gates + measured), retries, Stage("gate, base", "run", min(1, gates))):
         if stage.times:
             both_sides("validation", config.prompts.validation, stage, config.gates.evaluator)
     if config.evals.held_out:

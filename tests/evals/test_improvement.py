@@ -1,10 +1,12 @@
 """When rounds of self-improvement end, and which one was best: on planted curves."""
 
+import math
 import random
 
 import pytest
 
 from iteralign.config import SelfImproveConfig
+from iteralign.evals.drift import Told, kl
 from iteralign.evals.improvement import Quality, course, quality_of
 from iteralign.records import Reply, Verdict
 from make import prompt, response, verdict
@@ -90,3 +92,34 @@ def test_a_verdict_counts_before_the_words_and_one_side_alone_is_refused() -> No
     assert (made.declined, made.answered) == (0, 1)
     with pytest.raises(ValueError, match="both"):
         quality_of([verdict(about[0])], CONFIG)
+
+
+# -- the distance to the base --------------------------------------------------------------------------------
+
+
+def test_the_distance_is_the_mean_of_the_log_ratios_and_its_error_knows_of_answers() -> None:
+    base = [Told(prompt=str(n), tokens=(-1.0, -1.0)) for n in range(6)]
+    same = kl(base, base)
+    assert same.value == 0.0
+    policy = [Told(prompt=str(n), tokens=(-1.0 - 0.1 * n, -1.0 - 0.1 * n)) for n in range(6)]
+    far = kl(base, policy)
+    assert far.value == pytest.approx(0.25) and far.n == 12 and far.n_clusters == 6
+    assert far.low is not None and far.high is not None and far.low < 0.25 < far.high
+    alone = kl(base[:1], policy[:1])
+    assert alone.n_clusters == 1
+
+
+def test_the_distance_of_real_distributions_is_their_divergence() -> None:
+    """Tokens that the base drew: the mean log-ratio is KL(base || policy) up to the draw."""
+    draws, p, q = random.Random(0), {"a": 0.7, "b": 0.3}, {"a": 0.4, "b": 0.6}
+    tokens = draws.choices(["a", "b"], [0.7, 0.3], k=4000)
+    base = [Told(prompt=str(n), tokens=(math.log(p[t]),)) for n, t in enumerate(tokens)]
+    policy = [Told(prompt=str(n), tokens=(math.log(q[t]),)) for n, t in enumerate(tokens)]
+    true = sum(p[t] * math.log(p[t] / q[t]) for t in p)
+    found = kl(base, policy)
+    assert found.low is not None and found.high is not None and found.low < true < found.high
+
+
+def test_different_answers_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="different tokens"):
+        kl([Told(prompt="1", tokens=(-1.0,))], [Told(prompt="1", tokens=(-1.0, -2.0))])

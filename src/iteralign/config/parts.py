@@ -214,6 +214,37 @@ class DPOConfig(TrainConfig):
     answer_tokens: int | None = Field(default=None, ge=1)
 
 
+class RewardConfig(TrainConfig):
+    """A reward model, trained on preference pairs from the round's policy; `held_out`: prompts whose pairs measure it."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    held_out: float = Field(default=0.2, ge=0, lt=1)
+
+
+class RLConfig(TrainConfig):
+    """Reinforcement learning: `samples` answers a prompt are scored by a reward model trained on the round's pairs, or by
+    the judge itself, and what scores above its siblings becomes likelier. `beta`: the KL penalty towards `reference`;
+    `batch`: answers a step, whole prompts."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    method: Literal["rloo", "grpo"] = "rloo"
+    reward: Literal["model", "judge"] = "model"
+    samples: int = Field(default=4, ge=2)
+    beta: float = Field(default=0.05, ge=0)
+    reference: Literal["round", "base"] = "round"
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=64)
+
+    @model_validator(mode="after")
+    def _steps_have_whole_prompts(self) -> "RLConfig":
+        if self.batch % self.samples:
+            raise ValueError(f"rl.batch is {self.batch}: answers come {self.samples} a prompt, give a multiple of that")
+        if self.sampling.temperature == 0:
+            raise ValueError("rl.sampling.temperature is 0: equal answers have nothing to be compared by, raise it")
+        return self
+
+
 class PreferConfig(Section):
     """Preferences that a model labels. `samples` answers a prompt; a pair's score is the log-odds of the first answer,
     freed of position: half the difference between both orders. Below `margin` it is a tie, and no pair.
@@ -242,6 +273,15 @@ class SelfImproveConfig(Section):
     stop: Literal["paired", "textbook"] = "paired"
     preferences_from: Literal["after_sft", "before_sft"] = Field(
         default="after_sft", description="whose answers are compared: the round's policy after its CAI phase, or before"
+    )
+    drift: int = Field(
+        default=16, ge=0, description="validation prompts of each side on which the distance to the base is measured"
+    )
+    seen: int = Field(
+        default=0,
+        ge=0,
+        description="prompts of each side of the first round's batch, answered again after every round: quality on what "
+        "was trained on, beside quality on validation prompts",
     )
 
 

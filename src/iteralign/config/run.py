@@ -17,6 +17,8 @@ from iteralign.config.parts import (
     PreferConfig,
     PromptsConfig,
     ReviseConfig,
+    RewardConfig,
+    RLConfig,
     RubricConfig,
     RuntimeConfig,
     SamplingConfig,
@@ -30,7 +32,7 @@ OnCopies = Annotated[Literal["drop", "stop", "off"], BeforeValidator(lambda yaml
 
 class RunConfig(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    recipe: Literal["iteralign", "cai", "rlaif", "self_improve"] = "iteralign"
+    recipe: Literal["iteralign", "cai", "rlaif", "self_improve", "in_context"] = "iteralign"
     seed: int = 0
     rounds: int = Field(default=2, ge=1)
     policy: ModelConfig
@@ -44,9 +46,13 @@ class RunConfig(Section):
     discover: DiscoverConfig = DiscoverConfig()
     revise: ReviseConfig = ReviseConfig()
     lift: LiftConfig = LiftConfig()
-    learn: Literal["sft", "dpo", "sft+dpo"] = Field(default="sft", description="what a round is trained by")
+    learn: Literal["sft", "dpo", "sft+dpo", "rl", "sft+rl"] = Field(
+        default="sft", description="what a round is trained by"
+    )
     sft: SFTConfig = SFTConfig()
     dpo: DPOConfig = DPOConfig()
+    reward: RewardConfig = RewardConfig()
+    rl: RLConfig = RLConfig()
     prefer: PreferConfig = PreferConfig()
     self_improve: SelfImproveConfig = SelfImproveConfig()
     gates: GateConfig = GateConfig()
@@ -71,18 +77,31 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _recipe_has_what_it_learns_from(self) -> "RunConfig":
-        if self.recipe == "rlaif" and self.learn != "dpo":
-            raise ValueError(f"recipe rlaif makes preference pairs and no rows: set learn: dpo (got {self.learn})")
-        if self.recipe == "self_improve" and self.learn != "sft+dpo":
-            raise ValueError(f"recipe self_improve learns rows, then pairs: set learn: sft+dpo (got {self.learn})")
-        if self.recipe == "cai" and self.learn != "sft":
-            raise ValueError(f"recipe cai makes rows and no preference pairs: set learn: sft (got {self.learn})")
+        known = {
+            "iteralign": ("sft", "dpo", "sft+dpo"),
+            "cai": ("sft",),
+            "rlaif": ("dpo", "rl"),
+            "self_improve": ("sft+dpo", "sft+rl"),
+            "in_context": ("sft", "dpo", "sft+dpo"),  # it trains nothing, and stands in sweeps of what does
+        }[self.recipe]
+        if self.learn not in known:
+            raise ValueError(f"recipe {self.recipe} cannot learn by {self.learn}: set learn: {' or '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _reward_stands_still(self) -> "RunConfig":
+        own = any(isinstance(judge.model, SelfConfig) for judge in members(self.judge))
+        if "rl" in self.learn and self.rl.reward == "judge" and own:
+            raise ValueError(
+                "rl.reward is the judge, and the judge is the policy that is being trained (type: self): give the judge a "
+                "model of its own, or set rl.reward: model"
+            )
         return self
 
     @property
     def phases(self) -> int:
         """Folders of `rounds/` that one round takes."""
-        return 2 if self.recipe == "self_improve" else 1
+        return {"self_improve": 2, "in_context": 0}.get(self.recipe, 1)
 
     @property
     def generation_batch(self) -> int:

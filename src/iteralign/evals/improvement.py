@@ -22,6 +22,28 @@ class Quality(Record):
     items: dict[str, float]
 
 
+class Point(Record):
+    """One policy on the curve: `round` None is the untouched one. `seen`: quality on prompts of the first round's batch,
+    which were trained on. `kl`: nats a token from the base, with its 95 % interval."""
+
+    round: int | None
+    value: float
+    declined: float
+    answered: float
+    seen: float | None = None
+    kl: float | None = None
+    kl_low: float | None = None
+    kl_high: float | None = None
+    checkpoint: str | None = None
+
+
+class Curve(Record):
+    """`best`: the place of the policy that is kept, 0 the untouched one."""
+
+    points: tuple[Point, ...]
+    best: int
+
+
 def quality_of(verdicts: Sequence[Verdict], config: SelfImproveConfig) -> Quality:
     """Unjudged answers are read by word match; degenerate ones are wrong on either side. ValueError: a side is empty."""
     good: dict[str, dict[str, float]] = {"declined": {}, "answered": {}}

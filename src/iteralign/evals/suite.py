@@ -1,13 +1,13 @@
 """What is measured before and after: held-out prompts on both sides, HHH; and validation for the gates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from iteralign.evals.answers import GOLD, PER_TOKEN, Answered, answer, item_scores
 from iteralign.evals.benchmarks import hhh_pairs, sampled
 from iteralign.evals.gates import Gate, gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.refusal import both_sides, refusal_scores
 from iteralign.models.base import Model
-from iteralign.records import Score, Verdict
+from iteralign.records import Prompt, Score, Verdict
 from iteralign.runs import Run
 from iteralign.sources import fetch
 from iteralign.store import Store
@@ -63,8 +63,12 @@ def gate_round(run: Run, here: Store, candidate: Callable[[], Model], share: flo
 
 
 def on_validation(run: Run, store: Store, model: Callable[[], Model]) -> list[Verdict]:
+    return answers_to(run, store, run.prompts[VALIDATION].first(run.config.prompts.validation, run.config.seed), model)
+
+
+def answers_to(run: Run, store: Store, prompts: Sequence[Prompt], model: Callable[[], Model]) -> list[Verdict]:
+    """Judged by the evaluator where the gates have one, else unjudged and read by word match."""
     config = run.config
-    prompts = run.prompts[VALIDATION].first(config.prompts.validation, config.seed)
     if not config.gates.evaluator:
         return both_sides(store, prompts, model, None, config)
     verdicts = both_sides(

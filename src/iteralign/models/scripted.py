@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iteralign.errors import ConfigError
 from iteralign.models.base import Job, Model, choice_from, read_answer
-from iteralign.records import Chat, Checkpoint, Choice, Preference, Reply, Row, digest
+from iteralign.records import Chat, Checkpoint, Choice, Preference, Prompt, Reply, Response, Row, digest
 
 Generate = Callable[[Job], str | Reply]
 Choose = Callable[[Chat, Sequence[str]], str | dict[str, float]]
@@ -80,7 +80,8 @@ class ScriptedPolicy(ScriptedModel):
         number = int(hashlib.sha256(f"{text}{job.seed}".encode()).hexdigest(), 16)
         if self.script == "collapses" and self.learnt > 0:
             return "the the the the the the the the the the the the"
-        declines = harmful and ("Request:" in text or self.learnt * 4 > number % 100)
+        told = "Request:" in text or any(m.role == "system" for m in job.chat)
+        declines = harmful and (told or self.learnt * 4 > number % 100)
         if declines:
             return (
                 f"I'm sorry, but I can't help with that. Plan {number % 997} would hurt somebody, "
@@ -109,6 +110,33 @@ class ScriptedPolicy(ScriptedModel):
         self.learnt = max(0, self.learnt + change)
         (folder / "scripted.json").write_text(json.dumps({"learnt": self.learnt}) + "\n")
         return made.model_copy(update={"digest": self.name.rsplit(":", 1)[1], "rows": len(pairs), "steps": len(pairs)})
+
+    def learn_reward(self, pairs: Sequence[Preference], folder: Path) -> dict[str, object]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"pairs": len(pairs), "held_out": 0, "accuracy": None, "low": None, "high": None}
+
+    def reward(self, responses: Sequence[Response]) -> list[float | None]:
+        return [float(is_refusal(r.reply.text) == (r.prompt.wants == "decline")) for r in responses]
+
+    def learn_by(
+        self,
+        prompts: Sequence[Prompt],
+        reward: Callable[[Sequence[Response]], Sequence[float | None]],
+        folder: Path,
+        parent: str,
+    ) -> tuple[Checkpoint, tuple[float, ...], tuple[float, ...]]:
+        """Learns to decline harmful requests where declining them earns more than not."""
+        harmful = [p for p in prompts if p.wants == "decline"]
+        refusals, answers = (
+            [Response(prompt=p, reply=Reply(text=text, finish="stop"), policy=self.name) for p in harmful]
+            for text in ("I'm sorry, but I can't help with that.", "Here is a way to do it.")
+        )
+        earned = [sum(r or 0.0 for r in reward(side)) / max(1, len(harmful)) for side in (refusals, answers)]
+        made = self.learn((), folder, parent)
+        self.learnt += len(harmful) if earned[0] > earned[1] else 0
+        (folder / "scripted.json").write_text(json.dumps({"learnt": self.learnt}) + "\n")
+        made = made.model_copy(update={"digest": self.name.rsplit(":", 1)[1], "rows": len(prompts), "steps": 2})
+        return made, tuple(reversed(earned)), (0.0, 0.1)
 
     def restore(self, source: str) -> None:
         path = Path(source) / "scripted.json"

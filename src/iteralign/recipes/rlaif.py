@@ -14,6 +14,7 @@ from iteralign.recipes.steps import (
     select_pairs,
     write_constitution,
 )
+from iteralign.recipes.training import look_for_hacking
 from iteralign.records import Preference, Response, Verdict
 from iteralign.runs import Run
 from iteralign.stages.prefer import Compared, agreement, compare, pairs_to_compare, preferences, sample
@@ -32,7 +33,7 @@ def rlaif(run: Run) -> Outcome:
         verdicts = sample_and_judge(run, here, now.policy, r)
         pairs = prefer(run, here, now.policy, verdicts, r)
         if enough(run, (), pairs, r):
-            now = learn(run, here, now, (), r, pairs)
+            now = learn_preferences(run, here, now, verdicts, pairs, r)
         if now.stopped:
             break
     evaluate(run, now.policy, "final")
@@ -65,6 +66,23 @@ def prefer(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r
     )
     here.once("agreement", lambda: agreement(compared)._asdict())
     return select_pairs(run, here, lambda: preferences(compared, responses, run.comparer(policy).name, r), r)
+
+
+def learn_preferences(
+    run: Run,
+    here: Store,
+    now: Standing,
+    verdicts: Sequence[Verdict],
+    pairs: Sequence[Preference],
+    r: int,
+    keep: Sequence[Policy] = (),
+) -> Standing:
+    """DPO on the pairs, or RL by a reward; of the latter, whether the judge agrees with the reward."""
+    by = "rl" if "rl" in run.config.learn else "dpo"
+    after = learn(run, here, now, (), r, pairs, by, keep)
+    if by == "rl" and run.config.rl.reward == "model" and after.policy.checkpoint != now.policy.checkpoint:
+        look_for_hacking(run, here, after.policy, verdicts, pairs, r)
+    return after
 
 
 __all__ = ["rlaif"]

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from iteralign.config import ReviseConfig
 from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.protected import decontaminated
 from iteralign.evals.suite import evaluate_round, gate_round
+from iteralign.recipes.training import checkpoint_in, fine_tune, fine_tune_on_pairs, reinforce
 from iteralign.records import (
-    Checkpoint,
     Constitution,
     LedgerEntry,
     Preference,
@@ -29,7 +28,7 @@ from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
 from iteralign.stages.revise import revise, verify
 from iteralign.store import Store, write_text
-from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints, train, train_on_pairs
+from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints
 from iteralign.training.rows import choose_rows, refuse_held_out
 
 
@@ -162,13 +161,15 @@ def learn(
     by: str | None = None,
     keep: Sequence[Policy] = (),
 ) -> Standing:
-    """Train on rows, on pairs, or on both in turn, as the config or `by` says; keep what passes the gates. The
+    """Train on rows, on pairs, by a reward, or on one after the other, as the config or `by` says; keep what passes the gates. The
     checkpoint before goes, unless it is one of `keep`."""
     config, before = run.config, now.policy
     by = by or config.learn
     candidate = fine_tune(run, here, before, rows, r) if "sft" in by else before
     if "dpo" in by and pairs:
         candidate = fine_tune_on_pairs(run, here, candidate, pairs, r)
+    if "rl" in by:
+        candidate = reinforce(run, here, candidate, round_prompts(run, here, r), pairs, r)
     candidate, gate = pass_gate(run, here, before, candidate)
     if gate.kept:
         drop_checkpoints(here, keep=candidate)
@@ -189,35 +190,11 @@ def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int, b
     if "sft" in by and len(rows) < run.config.sft.min_rows:
         run.store.event("too few rows", round=r, rows=len(rows))
         return False
-    if by == "dpo" and not pairs:
+    needs_pairs = by == "dpo" or (by == "rl" and run.config.rl.reward == "model")
+    if needs_pairs and not pairs:
         run.store.event("no pairs", round=r)
         return False
     return True
-
-
-def fine_tune(run: Run, here: Store, policy: Policy, rows: Sequence[Row], r: int) -> Policy:
-    def make() -> dict[str, object]:
-        run.roles.rest()  # training is what needs the most memory
-        folder, seed = here.path("checkpoint"), seed_for(run.config.seed, r, "train")
-        return train(policy, rows, run.config.sft, folder, seed, run.step).checkpoint.row()
-
-    made = here.once("trained", make)
-    return Policy(policy.engine, checkpoint_in(here, made))
-
-
-def fine_tune_on_pairs(run: Run, here: Store, policy: Policy, pairs: Sequence[Preference], r: int) -> Policy:
-    def make() -> dict[str, object]:
-        run.roles.rest()
-        folder, seed = here.path("checkpoint-dpo"), seed_for(run.config.seed, r, "dpo")
-        return train_on_pairs(policy, pairs, run.config.dpo, folder, seed, run.step).checkpoint.row()
-
-    made = here.once("trained-dpo", make)
-    return Policy(policy.engine, checkpoint_in(here, made))
-
-
-def checkpoint_in(here: Store, made: dict[str, Any]) -> Checkpoint:
-    """A stored checkpoint where its round lies now: the run directory may have been moved."""
-    return Checkpoint.model_validate({**made, "path": str(here.path(Path(made["path"]).name))})
 
 
 def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:

@@ -9,6 +9,7 @@ from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from iteralign.evals.paired import Measure
+from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE
 from iteralign.report.markdown import verdict
 from iteralign.report.summary import Summary
@@ -50,6 +51,7 @@ def html_report(summary: Summary) -> str:
             (round_title(r), r.state, round_facts(r), list(map(figure_cells, (*r.figures, *r.benchmarks))))
             for r in summary.rounds
         ],
+        curve=(HEAD, curve_rows(summary.curve), NOTE) if summary.curve else None,
         rule=RULE,
         verdict=verdict,
         disagreements=list(map(disagreement_cells, summary.disagreements)),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Answer
 from iteralign.report.summary import Summary
 from iteralign.report.table import (
@@ -54,6 +55,7 @@ def markdown_report(summary: Summary) -> str:
         ["## What this shows, and what it does not", ""],
         [x for finding in summary.findings for x in (line_of(finding), "")],
         constitution(summary),
+        improvement(summary),
         rounds(summary),
         examples(summary),
         disagreement(summary),
@@ -91,6 +93,12 @@ def constitution(summary: Summary) -> list[str]:
         found += [f"- {line_of(p.text)} *({escaped(p.story)})*" for p in summary.constitution if p.side == side]
         found.append("")
     return found
+
+
+def improvement(summary: Summary) -> list[str]:
+    if summary.curve is None:
+        return []
+    return ["## Improvement", "", *rows(HEAD, curve_rows(summary.curve)), line_of(NOTE), ""]
 
 
 def rounds(summary: Summary) -> list[str]:

@@ -54,6 +54,7 @@ class Round:
     `share` of the weight change was tried last (1 unless the gate made the round backtrack); `reasons` has what
     failed at each share, and `figures` are those of the last; `benchmarks` were measured after it. `copies`: the rows
     left out as copies of benchmarks. `pairs` by side and origin, and how sure the comparisons behind them were.
+    `reward`: what an RL phase earned, and how good its reward model is; `hacking`: whether the judge agrees.
     """
 
     number: int
@@ -77,6 +78,8 @@ class Round:
     trained: Checkpoint | None
     pairs: tuple[tuple[str, int], ...]
     compared: str
+    reward: str
+    hacking: str
     share: float
     figures: tuple[Figure, ...]
     benchmarks: tuple[Figure, ...]
@@ -141,9 +144,11 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         near_copies=accepted - copied - sum(row.origin == "revision" for row in own) if done(place, "rows") else 0,
         rows=rows_by_kind(rows, number),
         copies=copies_text(copies) if done(place, "rows") or done(place, "preferences") else "",
-        trained=stage_record(place, "trained-dpo") or stage_record(place, "trained"),
+        trained=trained_last(place),
         pairs=pairs_by_origin(stage_rows(place, "preferences")),
         compared=compared_text(stage_tree(place, "agreement")),
+        reward=reward_text(stage_tree(place, "reward"), stage_tree(place, "trained-rl")),
+        hacking=hacking_text(stage_tree(place, "reward-check")),
         share=gates[-1].share if gates else 1.0,
         figures=figures(gates[-1], place, known, base, config.gates.evaluator) if gates else (),
         benchmarks=hhh_figure(place),
@@ -166,7 +171,7 @@ def state_of(
         return "stopped", (f"{unjudged} of {len(verdicts)} responses could not be judged ({bound})",)
     if config.recipe == "iteralign" and not any(v.label == "fails" for v in verdicts):
         return "no failures", ()
-    if "dpo" in config.learn and done(place, "preferences") and not stage_rows(place, "preferences"):
+    if config.learn != "sft" and done(place, "preferences") and not stage_rows(place, "preferences"):
         return "no pairs", ("no two answers differed enough to prefer one",)
     if done(place, "rows") and rows < config.sft.min_rows:
         return "too few rows", (f"{rows} training rows, at least {config.sft.min_rows} are needed",)
@@ -225,6 +230,42 @@ def compared_text(found: dict[str, Any] | None) -> str:
     bias = found["position_bias"]
     said = "" if bias is None else f"; position bias {bias:+.2f} (0: none, 1: always the first)"
     return f"{found['ties']} ties and {found['unread']} unreadable of {plural(found['n'], 'comparison')}{said}"
+
+
+def trained_last(place: Path) -> Checkpoint | None:
+    if reinforced := stage_tree(place, "trained-rl"):
+        return Checkpoint.model_validate(reinforced["checkpoint"])
+    return stage_record(place, "trained-dpo") or stage_record(place, "trained")
+
+
+def reward_text(made: dict[str, Any] | None, trained: dict[str, Any] | None) -> str:
+    said: list[str] = []
+    if made:
+        worth = "not measured (no pair held out)"
+        if made["accuracy"] is not None:
+            worth = f"{made['accuracy']:.0%} of {made['held_out']} held-out pairs in the right order"
+            worth += f" (95 % {made['low']:.0%} to {made['high']:.0%})" if made["low"] is not None else ""
+        said.append(f"a model of {plural(made['pairs'], 'pair')}: {worth}")
+    if trained and trained["rewards"]:
+        rewards = trained["rewards"]
+        part = max(1, len(rewards) // 5)
+        first, last = (sum(own) / len(own) for own in (rewards[:part], rewards[-part:]))
+        steps = f"the first and last {part} of {plural(len(rewards), 'step')}" if part > 1 else "first and last step"
+        said.append(f"mean reward {first:.2f} → {last:.2f} ({steps})")
+        if trained["kl"]:
+            said.append(f"{trained['kl'][-1]:.3f} nats a token from the reference at the end")
+    return "; ".join(said)
+
+
+def hacking_text(check: dict[str, Any] | None) -> str:
+    """Nothing where no reward model was trained by."""
+    if not check or None in (*check["reward"], *check["passes"]):
+        return ""
+    change = f"reward {check['reward'][0]:.2f} → {check['reward'][1]:.2f}, answers that pass the judge "
+    change += f"{check['passes'][0]:.0%} → {check['passes'][1]:.0%}, {plural(check['n'], 'prompt')}"
+    if check["hacked"]:
+        return f"yes: the reward rose for sure, and the judge does not agree ({change})"
+    return f"none seen ({change})"
 
 
 def copies_text(found: dict[str, Any]) -> str:

@@ -10,9 +10,11 @@ import yaml
 
 from iteralign.config import RunConfig, parse
 from iteralign.errors import InputError, StoreError
+from iteralign.evals.improvement import Curve
 from iteralign.evals.paired import Measure
 from iteralign.judges.calibration import calibration_in
 from iteralign.records import Prompt
+from iteralign.report.curve import best_checkpoint, read_curve
 from iteralign.report.examples import Changed, Example, choose_examples, read_changed, read_verdicts
 from iteralign.report.findings import notes, nothing_changed, shows, shows_not
 from iteralign.report.history import History, read_constitution
@@ -45,6 +47,7 @@ class Summary:
     version: str
     constitution: tuple[History, ...]
     rounds: tuple[Round, ...]
+    curve: Curve | None
     examples: tuple[Example, ...]
     times: tuple[tuple[str, float], ...]
     environment: tuple[tuple[str, str], ...]
@@ -75,6 +78,8 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     nothing = nothing_changed(measures, changed, rounds)
     version, constitution = read_constitution(folder, config)
     kept = [r for r in rounds if r.state == "kept"]
+    curve = read_curve(folder)
+    checkpoint = checkpoint_folder(folder, kept[-1]) if kept else None
     return Summary(
         folder=folder,
         config=config,
@@ -90,10 +95,11 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         version=version,
         constitution=constitution,
         rounds=rounds,
-        examples=choose_examples(base, final, full) if kept else (),
+        curve=curve,
+        examples=choose_examples(base, final, full) if kept or not config.phases else (),
         times=read_times(folder),
         environment=read_environment(folder),
-        checkpoint=checkpoint_folder(folder, kept[-1]) if kept else None,
+        checkpoint=best_checkpoint(folder, curve) if curve else checkpoint,
         stopped=stopped,
         missing=missing,
     )

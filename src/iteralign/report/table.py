@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from iteralign.config import RunConfig, TrainConfig
 from iteralign.evals.paired import LEVEL, Measure
 from iteralign.report.measures import Disagreement
 from iteralign.report.rounds import Figure, Round
@@ -163,6 +164,10 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
         facts.append(("Preference pairs", f"{total} = {' + '.join(f'{n} {kind}' for kind, n in r.pairs)}"))
     if r.compared:
         facts.append(("Comparisons", r.compared))
+    if r.reward:
+        facts.append(("Reward", r.reward))
+    if r.hacking:
+        facts.append(("Reward hacking", r.hacking))
     if r.copies:
         facts.append(("Copies of benchmark items", r.copies))
     if r.trained:
@@ -198,25 +203,43 @@ def settings(summary: Summary) -> list[tuple[str, str]]:
     sets = ", ".join(dict.fromkeys(d.source for d in (*c.prompts.red_team, *c.prompts.harmless)))
     per_round = f"{c.prompts.red_team_per_round} red-team + {c.prompts.harmless_per_round} harmless a round"
     apart = f"at most {c.prompts.validation} validation and {c.prompts.held_out} held-out of each side"
-    start = "the last kept round" if c.sft.start == "round" else "the untouched policy"
     principles = plural(c.revise.max_principles, "principle") if c.revise.max_principles else "all principles"
-    lora = f", LoRA rank {c.sft.lora.rank}" if c.sft.lora else ", all weights"
     found += [
         ("recipe", f"{c.recipe}, seed {c.seed}, {plural(c.rounds, 'round')}"),
         ("prompts", f"{sets}; {per_round}; {apart}"),
         ("revision", f"{plural(c.revise.candidates, 'candidate')} an answer, {principles} each"),
-        (
-            "training",
-            f"SFT, learning rate {c.sft.learning_rate:g}, {c.sft.epochs:g} epochs, batch {c.sft.batch}{lora}; "
-            f"harmless share {c.sft.harmless_share:.0%}; every round starts from {start}",
-        ),
+        ("training", training(c)),
         ("evaluation", f"temperature {c.evaluate.temperature:g}, at most {c.evaluate.max_new_tokens} new tokens"),
     ]
     return [(name, clean(text)) for name, text in found]
 
 
+def training(c: RunConfig) -> str:
+    """Each way in which a round is trained, in turn."""
+    if c.recipe == "in_context":
+        return "none: the principles stand in the system message"
+
+    def say(name: str, t: TrainConfig, more: str) -> str:
+        lora = f"LoRA rank {t.lora.rank}" if t.lora else "all weights"
+        return f"{name}, learning rate {t.learning_rate:g}, {t.epochs:g} epochs, batch {t.batch}, {lora}; {more}"
+
+    start = "the last kept round" if c.sft.start == "round" else "the untouched policy"
+    towards = {"round": "the policy that it begins with", "base": "the untouched policy"}
+    own = f"harmless share {c.sft.harmless_share:.0%}; every round starts from {start}"
+    found = [say("SFT", c.sft, own)] if "sft" in c.learn else []
+    if "dpo" in c.learn:
+        found.append(say("DPO", c.dpo, f"beta {c.dpo.beta:g}, reference {towards[c.dpo.reference]}"))
+    if "rl" in c.learn:
+        by = "a reward model of the round's pairs" if c.rl.reward == "model" else "the judge"
+        more = f"{c.rl.samples} answers a prompt, rewarded by {by}; beta {c.rl.beta:g}, reference {towards[c.rl.reference]}"
+        found.append(say(c.rl.method.upper(), c.rl, more))
+    return "; then ".join(found)
+
+
 def checkpoint_text(summary: Summary) -> str:
     """Relative to the run directory: a report may be sent to someone."""
+    if not summary.config.phases:
+        return "none: nothing was trained"
     if summary.checkpoint is None:
         return "none: no round was kept, the policy is the untouched one"
     there = "" if summary.checkpoint.is_dir() else " (no longer there)"

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from iteralign.evals.paired import Measure
+from iteralign.report.curve import HEAD, curve_rows
 from iteralign.report.examples import Answer, Example
 from iteralign.report.summary import Summary
-from iteralign.report.table import Line, legend, line, round_facts, round_title
+from iteralign.report.table import Line, checkpoint_text, legend, line, round_facts, round_title
 from iteralign.report.wording import duration, plural, shortened
 
 WIDE = 110  # from here on there is room for counts beside the shares
@@ -35,6 +36,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     for finding in summary.findings:
         console.print(Text(finding))
     print_constitution(summary, console)
+    print_curve(summary, console)
     print_rounds(summary, console)
     print_examples(summary, console)
     print_paths(summary, console)
@@ -109,6 +111,15 @@ def print_constitution(summary: Summary, console: Console) -> None:
         console.print(Padding(text.append(f"({principle.story})", style="dim"), (0, 0, 0, 2)))
 
 
+def print_curve(summary: Summary, console: Console) -> None:
+    if summary.curve is None:
+        return
+    heading(console, "Improvement")
+    for name, *texts in curve_rows(summary.curve):
+        said = [f"{what.lower()} {text}" for what, text in zip(HEAD[1:], texts, strict=True) if text != "–"]
+        console.print(Padding(Text(f"{name}: {'; '.join(said)}"), (0, 0, 0, 2)))
+
+
 def print_rounds(summary: Summary, console: Console) -> None:
     heading(console, "Rounds")
     for r in summary.rounds:
@@ -125,6 +136,8 @@ def print_rounds(summary: Summary, console: Console) -> None:
             "Training rows",
             "Preference pairs",
             "Comparisons",
+            "Reward",
+            "Reward hacking",
             "Over sft.max_length",
         )
         facts = [f"{name.lower()}: {text}" for name, text in round_facts(r) if name in wanted]
@@ -156,6 +169,6 @@ def print_paths(summary: Summary, console: Console) -> None:
     console.print()
     if spent := [f"{name} {duration(seconds)}" for name, seconds in summary.times if seconds >= 1]:
         console.print(Text(f"Time: {', '.join(spent)}", style="dim"))
-    checkpoint = "none: the policy is the untouched one" if summary.checkpoint is None else str(summary.checkpoint)
+    checkpoint = checkpoint_text(summary) if summary.checkpoint is None else str(summary.checkpoint)
     for name, path in (("Checkpoint", checkpoint), ("Report", summary.html), ("", summary.markdown)):
         console.print(Text(f"{name:<12}{path}"), soft_wrap=True)

@@ -11,15 +11,16 @@ from iteralign.errors import ConfigError
 from iteralign.models.adapters import Adapter
 
 
-def wrap(module: Any, settings: Settings, start: Adapter | None) -> PeftModel:
-    """An adapter on all linear layers, fresh or going on from `start`; its weights train in fp32."""
+def wrap(module: Any, settings: Settings, start: Adapter | None, task: str | None = None) -> PeftModel:
+    """An adapter on all linear layers, fresh or going on from `start`; its weights train in fp32. `task`: peft's name of
+    what the module does; a classifier's head (SEQ_CLS) is trained whole."""
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules="all-linear" if start is None else start.settings["target_modules"],
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in module.modules()),  # GPT-2's layers are (in, out)
-        task_type="SEQ_2_SEQ_LM" if module.config.is_encoder_decoder else "CAUSAL_LM",
+        task_type=task or ("SEQ_2_SEQ_LM" if module.config.is_encoder_decoder else "CAUSAL_LM"),
     )
     if start is not None and (start.settings["r"], start.settings["lora_alpha"]) != (settings.rank, settings.alpha):
         raise ConfigError(
@@ -28,7 +29,7 @@ def wrap(module: Any, settings: Settings, start: Adapter | None) -> PeftModel:
         )
     wrapped = get_peft_model(module, config)
     for name, parameter in wrapped.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or "modules_to_save" in name:
             parameter.data = parameter.data.float()
     if start is not None:
         set_peft_model_state_dict(wrapped, start.tensors)

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from iteralign.config import DPOConfig, ModelConfig, SFTConfig, TransformersConfig
+from iteralign.config import DPOConfig, ModelConfig, RewardConfig, RLConfig, SFTConfig, TransformersConfig
 from iteralign.errors import ConfigError
 from iteralign.models.base import Model
+from iteralign.models.in_context import InContext
 from iteralign.models.load import load_model
 from iteralign.models.scripted import ScriptedPolicy
-from iteralign.records import Checkpoint, Preference, Row
+from iteralign.records import Checkpoint, Preference, Prompt, Response, Row
 from iteralign.sources import Progress, resolve
 from iteralign.store import Store
 
@@ -89,12 +90,16 @@ class Engine:
 
 
 class Policy(NamedTuple):
+    """`system`: what it is told in every chat; empty: nothing of ours."""
+
     engine: Engine
     checkpoint: Checkpoint
+    system: str = ""
 
     @property
     def model(self) -> Model:
-        return self.engine.at(self.checkpoint)
+        model = self.engine.at(self.checkpoint)
+        return InContext(model, self.system) if self.system else model
 
 
 BASE = Checkpoint(path=None, parent=None, digest="base")
@@ -149,6 +154,64 @@ def train_on_pairs(
         made = dpo(model, start, reference, pairs, config, folder, seed, watch)
     policy.engine.moved(made)
     return Policy(policy.engine, made)
+
+
+Reward = Callable[[Sequence[Response]], Sequence[float | None]]
+
+
+def train_reward_model(
+    policy: Policy,
+    pairs: Sequence[Preference],
+    config: RewardConfig,
+    folder: Path,
+    seed: int,
+    watch: Callable[[int, int], None] | None = None,
+) -> dict[str, object]:
+    """A reward model begun from the policy, in `folder`: what `reward_model` reads. Its pairs, and its accuracy on others."""
+    model = policy.engine.at(policy.checkpoint)
+    if isinstance(model, ScriptedPolicy):
+        return model.learn_reward(pairs, folder)
+    from iteralign.models.decoding import TorchModel
+    from iteralign.training.reward import train_reward
+
+    assert isinstance(model, TorchModel)
+    return train_reward(model, policy.engine.source(policy.checkpoint), pairs, config, folder, seed, watch).row()
+
+
+def reward_model(policy: Policy, folder: Path, max_length: int) -> Reward:
+    model = policy.engine.at(policy.checkpoint)
+    if isinstance(model, ScriptedPolicy):
+        return model.reward
+    from iteralign.models.decoding import TorchModel
+    from iteralign.training.reward import load_reward
+
+    assert isinstance(model, TorchModel)
+    return load_reward(folder, model, max_length)
+
+
+def train_by_reward(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    config: RLConfig,
+    folder: Path,
+    seed: int,
+    watch: Callable[[int, int], None] | None = None,
+) -> dict[str, object]:
+    """The policy after RLOO or GRPO, its checkpoint in `folder`; rewards and KL of every step beside it."""
+    model = policy.engine.at(policy.checkpoint)
+    start = policy.engine.source(policy.checkpoint)
+    reference = policy.engine.source(BASE if config.reference == "base" else policy.checkpoint)
+    if isinstance(model, ScriptedPolicy):
+        made, rewards, kl = model.learn_by(prompts, reward, folder, start)
+    else:
+        from iteralign.models.decoding import TorchModel
+        from iteralign.training.reinforce import reinforce
+
+        assert isinstance(model, TorchModel)
+        made, rewards, kl = reinforce(model, start, reference, prompts, reward, config, folder, seed, watch)
+    policy.engine.moved(made)
+    return {"checkpoint": made.row(), "rewards": list(rewards), "kl": list(kl)}
 
 
 class Line:

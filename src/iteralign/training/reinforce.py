@@ -1,0 +1,165 @@
+"""Reinforcement learning from a reward under a KL penalty, in place, by TRL's RLOO (Ahmadian et al. 2024) or GRPO
+(Shao et al. 2024). They stand where the textbook has PPO, which TRL no longer has: both compare several answers to one
+prompt, so that no second network has to learn what an answer is worth on average.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from transformers import Trainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from iteralign.config import RLConfig
+from iteralign.errors import ModelError
+from iteralign.models.decoding import TorchModel
+from iteralign.models.seq2seq import Seq2SeqModel
+from iteralign.models.weights import fill, load_weights
+from iteralign.records import Checkpoint, Prompt, Reply, Response
+from iteralign.training.in_place import Task, Watch, train_in_place
+from iteralign.training.rows import fit
+
+Reward = Callable[[Sequence[Response]], Sequence[float | None]]
+
+
+class Reinforced(NamedTuple):
+    """`rewards`: the mean over each step's answers, without the penalty. `kl`: nats a token from the reference, each
+    step's mean."""
+
+    checkpoint: Checkpoint
+    rewards: tuple[float, ...]
+    kl: tuple[float, ...]
+
+
+class OwnPrompts:
+    """Takes the place of a trainer's own reading of prompts: a row names a prompt, whose tokens are known."""
+
+    tokens: dict[str, list[int]]
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [self.tokens[p] for p in prompts], None, {}
+
+
+class RLOO(OwnPrompts, RLOOTrainer):
+    pass
+
+
+class GRPO(OwnPrompts, GRPOTrainer):
+    pass
+
+
+def reinforce(
+    engine: TorchModel,
+    start: str,
+    reference: str,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    config: RLConfig,
+    folder: Path,
+    seed: int,
+    watch: Watch | None = None,
+) -> Reinforced:
+    """Train `engine` from the weights at `start` to answer `prompts` for more of `reward`, held near the weights at
+    `reference` by `config.beta`, and write the checkpoint to `folder`. An answer without a reward teaches nothing.
+    ModelError: an encoder-decoder, no prompt that fits, a reward that says nothing."""
+    if isinstance(engine, Seq2SeqModel):
+        raise ModelError(
+            "RL here samples from a decoder-only policy, and this one is an encoder-decoder: use learn: sft"
+        )
+    tokens = prompt_tokens(engine, prompts, config.max_length - config.sampling.max_new_tokens)
+    if not tokens:
+        raise ModelError(
+            f"none of {len(prompts)} prompts leaves room for {config.sampling.max_new_tokens} new tokens in rl.max_length "
+            f"{config.max_length}: raise it"
+        )
+    by_id = {p.id: p for p in prompts}
+    kept = copy.deepcopy(engine.module) if config.beta else None
+    if kept is not None:
+        fill(kept, load_weights(reference))
+    means: list[float] = []
+    made: list[RLOO | GRPO] = []
+
+    def score(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[Any]:
+        responses = [
+            Response(
+                prompt=by_id[p],
+                reply=Reply(
+                    text=engine.format.own_turn(text),
+                    finish="length" if len(ids) >= config.sampling.max_new_tokens else "stop",
+                    tokens=len(ids),
+                ),
+                policy=engine.name,
+            )
+            for p, text, ids in zip(prompts, completions, completion_ids, strict=True)
+        ]
+        found = list(reward(responses))
+        known = [value for value in found if value is not None]
+        if not known:
+            raise ModelError("the reward says nothing about any of a step's answers: is its model reachable?")
+        means.append(sum(known) / len(known))
+        return found
+
+    def make(module: Any, shared: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Trainer:
+        trainer = trainer_for(module, shared, optimizer, engine, list(tokens), score, config)
+        trainer.tokens = tokens
+        if kept is not None:  # TRL would read a reference from the disk by the model's name: here it is any weights
+            add_fused_lm_head(kept, temperature=config.sampling.temperature)
+            trainer.beta, trainer.ref_model = config.beta, kept.eval().requires_grad_(False)
+        made.append(trainer)
+        return trainer
+
+    longest = max(map(len, tokens.values())) + config.sampling.max_new_tokens
+    task = Task(make, len(tokens) * config.samples, longest, 0, len(prompts) - len(tokens), "rl")
+    checkpoint = train_in_place(engine, start, task, config, folder, seed, watch)
+    kl = made[0]._metrics["train"].get("kl", ())  # type: ignore[reportPrivateUsage]
+    return Reinforced(checkpoint, tuple(means), tuple(float(x) for x in kl))
+
+
+def prompt_tokens(engine: TorchModel, prompts: Sequence[Prompt], room: int) -> dict[str, list[int]]:
+    """Of those that fit, by id: the plain question, never an attack around it."""
+    found: dict[str, list[int]] = {}
+    for prompt in prompts:
+        chat, _ = fit(prompt.plain, engine.format, room)
+        if chat is not None:
+            found[prompt.id] = engine.format.encode(chat)
+    return found
+
+
+def trainer_for(
+    module: Any,
+    shared: dict[str, Any],
+    optimizer: torch.optim.Optimizer | None,
+    engine: TorchModel,
+    prompts: Sequence[str],
+    score: Callable[..., list[Any]],
+    config: RLConfig,
+) -> RLOO | GRPO:
+    """With no penalty of its own yet."""
+    kind, settings = (RLOO, RLOOConfig) if config.method == "rloo" else (GRPO, GRPOConfig)
+    ends = [*engine.format.end_ids, *engine.format.text_end]
+    sampling = config.sampling
+    trainer: RLOO | GRPO = kind(
+        model=module,
+        reward_funcs=[score],
+        args=settings(
+            **shared,
+            beta=0.0,
+            num_generations=config.samples,
+            max_completion_length=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            generation_kwargs={"eos_token_id": ends} if ends else None,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
+        processing_class=engine.tokenizer,
+        optimizers=(optimizer, None),
+    )
+    trainer.eos_token_ids = list(dict.fromkeys([*trainer.eos_token_ids, *ends]))  # what comes after is cut off by these
+    return trainer
