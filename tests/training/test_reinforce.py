@@ -31,7 +31,7 @@ FAST = RLConfig.model_validate(
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8},
     }
 )
-LETTER = "e"
+LETTER = "k"  # in 14 % of what the untrained model says
 
 
 def has_letter(responses: Sequence[Response]) -> list[float | None]:

@@ -139,7 +139,7 @@ def write_folder(module: Any, tokenizer: Any, weights: Mapping[str, torch.Tensor
         config = copy.deepcopy(module.config)
         config.dtype = next(iter(weights.values())).dtype
         config.save_pretrained(beside)
-        if module.generation_config is not None:
+        if getattr(module, "generation_config", None) is not None:  # a classifier has none
             module.generation_config.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
 

@@ -39,9 +39,16 @@ class Reinforced(NamedTuple):
 
 
 class OwnPrompts:
-    """Takes the place of a trainer's own reading of prompts: a row names a prompt, whose tokens are known."""
+    """Over a trainer of TRL's: a row names a prompt, whose tokens are known, and the KL of every step is kept, which a
+    trainer forgets when it has said it."""
 
     tokens: dict[str, list[int]]
+    kl: tuple[float, ...] = ()
+    _metrics: dict[str, dict[str, list[float]]]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.kl += tuple(float(x) for x in self._metrics["train"].get("kl", ()))
+        super().log(logs, start_time)  # type: ignore[reportAttributeAccessIssue]
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.tokens[p] for p in prompts], None, {}
@@ -118,8 +125,7 @@ def reinforce(
     longest = max(map(len, tokens.values())) + config.sampling.max_new_tokens
     task = Task(make, len(tokens) * config.samples, longest, 0, len(prompts) - len(tokens), "rl")
     checkpoint = train_in_place(engine, start, task, config, folder, seed, watch)
-    kl = made[0]._metrics["train"].get("kl", ())  # type: ignore[reportPrivateUsage]
-    return Reinforced(checkpoint, tuple(means), tuple(float(x) for x in kl))
+    return Reinforced(checkpoint, tuple(means), made[0].kl)
 
 
 def prompt_tokens(engine: TorchModel, prompts: Sequence[Prompt], room: int) -> dict[str, list[int]]:

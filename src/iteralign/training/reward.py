@@ -6,6 +6,7 @@ how often the chosen answer scores higher on them is what the model is worth.
 
 import copy
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,21 +125,22 @@ def train_reward(
     set_seed(seed % 2**32)
     module = with_head(engine, load_weights(start))
     trained, masters = module, {n: p.detach().float().clone() for n, p in module.named_parameters()}
-    if config.lora is not None:
-        trained, masters = wrap(module, config.lora, None, "SEQ_CLS"), {}
-    trainer = PairRewardTrainer(
-        model=trained,
-        args=TRLConfig(**arguments(config, module.device, len(rows.rows), seed), max_length=None),
-        train_dataset=Dataset.from_list([joined(r) for r in rows.rows]),
-        processing_class=engine.tokenizer,
-        optimizers=(optimizer_for(trained, config, masters), None),
-    )
-    trainer.remove_callback(PrinterCallback)
-    if watch is not None:
-        trainer.add_callback(Progress(watch))
-    longest = max(len(ids) for r in rows.rows for ids in joined(r).values())
-    with attention_for(longest, module.device):
-        result = trainer.train()
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of the libraries about each other
+        if config.lora is not None:
+            trained, masters = wrap(module, config.lora, None, "SEQ_CLS"), {}
+        trainer = PairRewardTrainer(
+            model=trained,
+            args=TRLConfig(**arguments(config, module.device, len(rows.rows), seed), max_length=None),
+            train_dataset=Dataset.from_list([joined(r) for r in rows.rows]),
+            processing_class=engine.tokenizer,
+            optimizers=(optimizer_for(trained, config, masters), None),
+        )
+        trainer.remove_callback(PrinterCallback)
+        if watch is not None:
+            trainer.add_callback(Progress(watch))
+        longest = max(len(ids) for r in rows.rows for ids in joined(r).values())
+        with attention_for(longest, module.device):
+            result = trainer.train()
     if not torch.isfinite(torch.tensor(result.training_loss)):
         raise ModelError(
             f"the reward model did not converge (loss {result.training_loss}): lower reward.learning_rate "
