@@ -24,7 +24,7 @@ def iteralign(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("COLUMNS", "140")
+        monkeypatch.setenv("COLUMNS", "80")
         monkeypatch.setattr(sys, "argv", ["iteralign", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             main()
@@ -70,7 +70,7 @@ def test_a_pack_without_faults_says_so_and_counts(iteralign: Command, tmp_path: 
     assert (code, errors) == (0, "")
     assert "no faults" in printed
     [red] = [line.split() for line in printed.splitlines() if "red_team.jsonl" in line]
-    assert red == ["red_team.jsonl", "3", "1", "1", "1", "1", "9.0"]
+    assert red == ["red_team.jsonl", "3", "1", "1", "1", "9.0"]
     [ordinary] = [line.split() for line in printed.splitlines() if "harmless.jsonl, ordinary" in line]
     assert ordinary[2:6] == ["2", "0", "1", "1"]
     assert ["bikes", "3", "1", "2"] in [line.split() for line in printed.splitlines()]

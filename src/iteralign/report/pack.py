@@ -37,7 +37,7 @@ def print_pack(folder: Path, checked: Checked, console: Console | None = None) -
 
 
 def _by_split(rows: tuple[PackRow, ...]) -> Table:
-    table = Table("file, kind", "questions", *SPLITS, "categories", "mean words", box=SIMPLE)
+    table = Table("file, kind", "n", *SPLITS, "mean words", box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
     for file in FIELDS:
@@ -52,7 +52,6 @@ def _by_split(rows: tuple[PackRow, ...]) -> Table:
                 Text(clean(file if kind == "red_team" else f"{file}, {kind or 'no kind'}")),
                 str(len(alike)),
                 *(str(splits[split]) for split in SPLITS),
-                str(len({row.text("category") for row in alike})),
                 f"{words:.1f}",
             )
     return table
