@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iteralign import __version__, cli_constitution, cli_eval, cli_judge
+from iteralign import __version__, cli_constitution, cli_eval, cli_judge, cli_pack
 from iteralign.cli_options import Fresh, Sets
 from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 app.add_typer(cli_judge.app, name="judge")
 app.add_typer(cli_constitution.app, name="constitution")
+app.add_typer(cli_pack.app, name="pack")
 
 Config = Annotated[
     Path,

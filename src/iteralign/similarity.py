@@ -1,10 +1,12 @@
 """How alike short texts are: TF-IDF by scikit-learn, with types."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+BLOCK = 500
 
 
 def cosines(
@@ -16,6 +18,19 @@ def cosines(
 
     near: Any = cosine_similarity
     return np.asarray(near(vectors(texts, words, damped)), dtype=np.float64)
+
+
+def near_pairs(texts: Sequence[str], bound: float) -> Iterator[tuple[int, int, float]]:
+    """Positions i < j of texts whose cosine over words and pairs of neighbours is `bound` or more, with that cosine."""
+    try:
+        rows = vectors(texts, "pairs", False)
+    except ValueError:  # no text holds a word
+        return
+    for start in range(0, len(texts), BLOCK):  # (n, n) at once does not fit into memory where n is large
+        near = (rows[start : start + BLOCK] @ rows.T).tocoo()
+        for i, j, cosine in zip(near.row, near.col, near.data, strict=True):
+            if start + i < j and cosine >= bound:
+                yield int(start + i), int(j), float(cosine)
 
 
 def clusters(texts: Sequence[str], count: int, seed: int) -> list[int]:

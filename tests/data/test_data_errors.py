@@ -100,7 +100,7 @@ def test_half_a_gzip_file_is_named(tmp_path: Path) -> None:
         ("dangerousqa@{tmp}/questions.jsonl", "expected a JSON list of objects or texts, got an object"),
         ("hh-rlhf:red-team@{tmp}/questions.jsonl", "expected a JSON list of objects or texts, got an object"),
         ("hh-rlhf:harmless@{tmp}/questions.jsonl", "questions.jsonl:1: no column 'chosen'"),
-        ("pack:startr/red_team", "there is no folder startr and no pack of that name. The packs are starter"),
+        ("pack:startr/red_team", "there is no folder startr and no pack of that name. The packs are health, starter"),
         ("pack:starter/red_tem", "Did you mean"),
         ("pack:starter/harmless:lookalike", "the kind 'lookalike'; the kinds there are: look_alike, ordinary"),
         ("pack:starter", "expected pack:NAME/FILE"),

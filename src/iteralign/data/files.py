@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """The one value of a JSON file; None where the file is empty."""
     text = read_text(path)
-    return _parsed(text, path, 1) if text.strip() else None
+    return parsed(text, path, 1) if text.strip() else None
 
 
 def records(where: str, value: object) -> Iterator[Row]:
@@ -90,8 +90,8 @@ _TYPE_NAMES: list[tuple[type | tuple[type, ...], str]] = [
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
-        yield _record(_parsed(line, path, number), f"{path}:{number}")
+    for number, line in numbered_lines(path):
+        yield _record(parsed(line, path, number), f"{path}:{number}")
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -111,7 +111,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 def _text(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         yield Row(f"{path}:{number}", {"prompt": line})
 
 
@@ -135,14 +135,14 @@ def _extension(path: Path) -> str:
     return (Path(path.stem) if packed else path).suffix.lower()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, with their numbers; split at newlines only: JSON strings may hold U+2028."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield number, line.removesuffix("\r")
 
 
-def _parsed(text: str, path: Path, line: int) -> Any:
+def parsed(text: str, path: Path, line: int) -> Any:
     try:
         value = json.loads(text)
         if "\\ud" in text.lower():

@@ -107,10 +107,15 @@ def _homes(keys: Iterable[tuple[str, str]], seed: int) -> Mapping[tuple[str, str
     return homes
 
 
+def own_split(said: object) -> Split | None:
+    """What a data set means by its own word for a split; None where it is none of those that are known."""
+    return _OWN_NAMES.get(said) if isinstance(said, str) else None
+
+
 def _own(question: Question) -> Split:
     said: Any = question.split
-    if isinstance(said, str) and said in _OWN_NAMES:
-        return _OWN_NAMES[said]
+    if split := own_split(said):
+        return split
     raise DataError(
         f"{question.where}: the data set has a column 'split', and here it says {said!r}: expected one of"
         f" {', '.join(_OWN_NAMES)}. Mend the row, rename the column to have the set split for you,"

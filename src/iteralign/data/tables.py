@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from iteralign.config import DataConfig
 from iteralign.data.files import Row, existing, read_rows
+from iteralign.data.pack import pack_folder
 from iteralign.data.question import Question, chat_of, label_of
 from iteralign.errors import DataError
 
@@ -25,13 +25,7 @@ def read_pack(spec: str, config: DataConfig) -> Iterator[Question]:
     if not match:
         raise DataError(f"{spec}: expected pack:NAME/FILE, as in pack:starter/red_team, or pack:FOLDER/FILE")
     folder, file, kind = match.groups()
-    packaged = Path(str(files("iteralign.packs")))
-    own = packaged / folder
-    home = own if re.fullmatch(r"\w+", folder) and own.is_dir() else Path(folder).expanduser()
-    if not home.is_dir():
-        names = ", ".join(sorted(path.name for path in packaged.iterdir() if any(path.glob("*.jsonl"))))
-        raise DataError(f"{spec}: there is no folder {home} and no pack of that name. The packs are {names}")
-    questions = _questions(read_rows(existing(home / f"{file}.jsonl")), config)
+    questions = _questions(read_rows(existing(pack_folder(folder, spec) / f"{file}.jsonl")), config)
     return questions if kind is None else _of_kind(questions, kind, spec)
 
 
