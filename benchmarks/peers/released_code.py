@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from iteralign.config import RunConfig, load_config, load_sweep
-from iteralign.data import attack
+from iteralign.data.attacks import attack
 from iteralign.evals.suite import evaluate
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.records import Chat, Message, Prompt, Row
@@ -130,8 +130,9 @@ def quick() -> None:
         measured(config, Path(folder) / "run")
         [variant] = read_variants(Path(folder), {"released code": "run"}, {})
         print_sweep("released code, scripted", [variant])
-        measures = variant.summary.measures if variant.summary else ()
-        print(f"same result: {'yes' if any(m.after for m in measures) else 'NO'} (it runs to its end and is measured)")
+        trained = (Path(folder) / "run/checkpoint-0").is_dir()
+        measured_after = variant.summary is not None and any(m.after for m in variant.summary.measures)
+        print(f"same result: {'yes' if trained and measured_after else 'NO'} (it trains, and is measured after it)")
 
 
 if __name__ == "__main__":

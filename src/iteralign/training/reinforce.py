@@ -148,24 +148,25 @@ def trainer_for(
     config: RLConfig,
 ) -> RLOO | GRPO:
     """With no penalty of its own yet."""
-    kind, settings = (RLOO, RLOOConfig) if config.method == "rloo" else (GRPO, GRPOConfig)
     ends = [*engine.format.end_ids, *engine.format.text_end]
-    sampling = config.sampling
-    trainer: RLOO | GRPO = kind(
+    own: dict[str, Any] = dict(
+        **shared,
+        beta=0.0,
+        num_generations=config.samples,
+        max_completion_length=config.sampling.max_new_tokens,
+        temperature=config.sampling.temperature,
+        top_p=config.sampling.top_p,
+        generation_kwargs={"eos_token_id": ends} if ends else None,
+    )
+    parts: dict[str, Any] = dict(
         model=module,
         reward_funcs=[score],
-        args=settings(
-            **shared,
-            beta=0.0,
-            num_generations=config.samples,
-            max_completion_length=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            generation_kwargs={"eos_token_id": ends} if ends else None,
-        ),
         train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
         processing_class=engine.tokenizer,
         optimizers=(optimizer, None),
+    )
+    trainer = (
+        RLOO(args=RLOOConfig(**own), **parts) if config.method == "rloo" else GRPO(args=GRPOConfig(**own), **parts)
     )
     trainer.eos_token_ids = list(dict.fromkeys([*trainer.eos_token_ids, *ends]))  # what comes after is cut off by these
     return trainer

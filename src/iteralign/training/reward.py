@@ -97,7 +97,7 @@ class PairRewardTrainer(RewardTrainer):
 def last_scores(classifier: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The head's score at each row's last token, (rows,). By the mask: transformers looks for the padding's id, which is
     the end's in many tokenizers, so that an answer's own end would go unread."""
-    module = classifier.get_base_model() if isinstance(classifier, PeftModel) else classifier
+    module: Any = classifier.get_base_model() if isinstance(classifier, PeftModel) else classifier
     hidden = module.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
     return module.score(last.to(module.score.weight.dtype))[:, 0].float()
