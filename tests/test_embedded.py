@@ -13,6 +13,7 @@ import pytest
 
 from iteralign.config import LlamaCppConfig, RubricConfig, load_config
 from iteralign.judges.rubric import Rubric
+from iteralign.models.base import Job, Sampling
 from iteralign.models.load import load_model
 from iteralign.records import Prompt, Reply, Response, digest, user
 from iteralign.sources import listing
@@ -193,3 +194,14 @@ def test_torch_and_llama_cpp_read_the_same_verdicts(judge: Rubric) -> None:
 def test_presets_are_valid() -> None:
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         assert "variants:" in path.read_text() or load_config(path).name
+
+
+def test_llama_cpp_is_let_go_once_it_has_written() -> None:
+    """Its threads beside torch's slow both down: `LlamaCppModel.server`."""
+    model = load_model(LlamaCppConfig(model="oracle", context=512, scoring="torch"))
+    try:
+        job = Job(chat=user("Say hello."), sampling=Sampling(temperature=0, max_new_tokens=4))
+        first, again = (model.generate([job])[0].text for _ in range(2))
+        assert first == again != "" and "server" not in vars(model)
+    finally:
+        model.close()

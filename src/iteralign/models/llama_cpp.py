@@ -25,36 +25,49 @@ class LlamaCppModel(Model):
     """
 
     def __init__(self, config: LlamaCppConfig, path: Path, threads: int = 0) -> None:
-        import xllamacpp as llama  # compiled, without types
-
-        xllamacpp: Any = llama
-
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_ctx = config.context
-        params.n_parallel = 1
-        params.n_gpu_layers = config.gpu_layers
-        params.verbosity = -1
-        params.cache_ram_mib = 0  # no hidden cache of earlier prompts: it would make results depend on history
-        if threads:
-            params.cpuparams.n_threads = threads
-            params.cpuparams_batch.n_threads = threads
-        try:
-            self._server: Any = xllamacpp.Server(params)
-        except RuntimeError as error:
-            raise ModelError(f"llama.cpp cannot load {path}: {error}") from error
         self.config = config
         self.path = path
         self.threads = threads
         stat = path.stat()
         self._name = f"llama_cpp:{path.stem}:{digest(path.name, stat.st_size, length=6)}"
 
+    @cached_property
+    def server(self) -> Any:
+        """llama.cpp itself; ModelError where it cannot load the file.
+
+        It is let go as soon as torch is to work again. Both use OpenMP, and its threads beside torch's are more than
+        there are cores: OpenMP then puts threads to sleep between two operations, and torch trains at two thirds and
+        generates at half its speed (2 cores, 135M parameters). To load it again takes a second (1 GB).
+        """
+        import xllamacpp as llama  # compiled, without types
+
+        xllamacpp: Any = llama
+        params = xllamacpp.CommonParams()
+        params.model.path = str(self.path)
+        params.n_ctx = self.config.context
+        params.n_parallel = 1
+        params.n_gpu_layers = self.config.gpu_layers
+        params.verbosity = -1
+        params.warmup = False
+        params.fit_params = self.config.gpu_layers != 0  # what fits on a GPU is searched for by loading several times
+        params.cache_ram_mib = 0  # no hidden cache of earlier prompts: it would make results depend on history
+        if self.threads:
+            params.cpuparams.n_threads = self.threads
+            params.cpuparams_batch.n_threads = self.threads
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise ModelError(f"llama.cpp cannot load {self.path}: {error}") from error
+
     @property
     def name(self) -> str:
         return self._name
 
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
-        return [self._one(job) for job in jobs]
+        made = [self._one(job) for job in jobs]
+        if scored_by_torch(self.config):
+            vars(self).pop("server", None)
+        return made
 
     def _one(self, job: Job) -> Reply:
         form = {} if job.json_schema is None else {"response_format": response_format(job.json_schema)}
@@ -123,7 +136,7 @@ class LlamaCppModel(Model):
     def _ask(self, chat: Chat, **settings: Any) -> dict[str, Any] | str:
         """The server's answer, or what it said was wrong with this request."""
         request = {"messages": [m.model_dump() for m in chat], "cache_prompt": True, **settings}
-        answer = self._server.handle_chat_completions(request)
+        answer = self.server.handle_chat_completions(request)
         if isinstance(answer, str | bytes):
             answer = json.loads(answer)
         if "choices" not in answer:
@@ -132,10 +145,10 @@ class LlamaCppModel(Model):
         return answer
 
     def rest(self) -> None:
-        vars(self).pop("scorer", None)
+        for name in ("scorer", "server"):
+            vars(self).pop(name, None)
 
     def close(self) -> None:
-        self._server = None
         self.rest()
 
 
