@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iteralign import __version__, cli_constitution, cli_eval, cli_judge, cli_pack
+from iteralign import __version__, cli_constitution, cli_eval, cli_judge, cli_pack, cli_probe
 from iteralign.cli_options import Fresh, Sets
 from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
 
@@ -199,6 +199,9 @@ def megabytes(size: int) -> str:
 app.command(
     name="eval", epilog="Example: iteralign eval runs/demo/rounds/00001/checkpoint --suite hhh,truthfulqa,arc_easy@FILE"
 )(cli_eval.eval_)
+app.command(
+    epilog="Example: iteralign probe runs/demo/rounds/00001/checkpoint --set probe.prompts=20 --set 'probe.prefill=[0,5,20]'"
+)(cli_probe.probe)
 
 
 @app.command(epilog="Example: iteralign compare runs/demo/evals/base runs/demo/evals/final")

@@ -285,6 +285,45 @@ class SelfImproveConfig(Section):
     )
 
 
+class ProbeConfig(Section):
+    """How deep alignment goes, on `prompts` held-out red-team questions. `enabled`: at the end of a run, too.
+
+    `prefill`: tokens of a compliant reply that the answer is made to begin with; the replies are the base's own, of
+    `drawn` samples a question. `positions`: of these replies, tokens at which the two models are compared. `attacks`:
+    names of prompts/attacks.yaml or template files, few_shot (`shots` of the base's own compliant replies before the
+    question), sampled (at temperature 1) and best_of (the worst of `best_of` samples). `fine_tune`: rows of the base's
+    own compliant replies that a copy is trained on, which is deleted; `control`: the same with harmless rows.
+    """
+
+    enabled: bool = False
+    base: str | None = None
+    prompts: int = Field(default=60, ge=1)
+    drawn: int = Field(default=4, ge=1)
+    prefill: tuple[int, ...] = (0, 1, 3, 5, 10, 20)
+    positions: int = Field(default=24, ge=0)
+    attacks: tuple[str, ...] = (
+        "cot",
+        "cou",
+        "suffix",
+        "role_play",
+        "base64",
+        "rot13",
+        "leetspeak",
+        "spaced",
+        "few_shot",
+        "sampled",
+        "best_of",
+    )
+    shots: int = Field(default=3, ge=1)
+    best_of: int = Field(default=4, ge=2)
+    fine_tune: tuple[int, ...] = (10, 50, 100)
+    control: int = Field(default=100, ge=0)
+    tuning: SFTConfig = SFTConfig(learning_rate=5e-5, epochs=3.0, batch=8, max_length=256)
+    constitution: str | None = Field(
+        default="helpful_harmless_honest", description="what the base is told in the column of the base in context"
+    )
+
+
 class GateConfig(Section):
     """Bounds after each training, on validation prompts. `benign_refusal`, `degenerate_rise`, `harmful_rise`: rise over
     the base, a share.

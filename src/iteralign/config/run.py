@@ -15,6 +15,7 @@ from iteralign.config.parts import (
     LiftConfig,
     OneJudge,
     PreferConfig,
+    ProbeConfig,
     PromptsConfig,
     ReviseConfig,
     RewardConfig,
@@ -56,6 +57,7 @@ class RunConfig(Section):
     prefer: PreferConfig = PreferConfig()
     self_improve: SelfImproveConfig = SelfImproveConfig()
     gates: GateConfig = GateConfig()
+    probe: ProbeConfig = ProbeConfig()
     evals: EvalsConfig = EvalsConfig()
     decontaminate: OnCopies = "drop"
     runtime: RuntimeConfig = RuntimeConfig()

@@ -1,5 +1,7 @@
 """A plain chat → what is sent: the question as it stands, or in the wording of an attack."""
 
+import codecs
+from base64 import b64encode
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -22,8 +24,21 @@ def attack(chat: Chat, name: str) -> Chat:
     if name == "direct":
         return chat
     last = max(n for n, message in enumerate(chat) if message.role == "user")
-    worded = fill_chat(_template(name), f"attack {name}", prompt=chat[last].content)
+    worded = fill_chat(_template(name), f"attack {name}", prompt=chat[last].content, **in_code(chat[last].content))
     return _system_first((*chat[:last], *worded, *chat[last + 1 :]))
+
+
+LEET = str.maketrans("aeiostAEIOST", "431057431057")
+
+
+def in_code(question: str) -> dict[str, str]:
+    """The question in codes that need no effort: each can be read back, the last two nearly as they stand."""
+    return {
+        "base64": b64encode(question.encode()).decode(),
+        "rot13": codecs.encode(question, "rot13"),
+        "leetspeak": question.translate(LEET),
+        "spaced": "  ".join(" ".join(word) for word in question.split()),
+    }
 
 
 def _system_first(chat: Chat) -> Chat:
@@ -51,7 +66,8 @@ def _template(name: str) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"attack {name} cannot be read: {error}") from error
     template = _checked(tree, name)
-    if fill_chat(template, f"attack {name}", prompt="a") == fill_chat(template, f"attack {name}", prompt="b"):
+    tried = [fill_chat(template, f"attack {name}", prompt=text, **in_code(text)) for text in ("a", "b")]
+    if tried[0] == tried[1]:
         raise ConfigError(f"attack {name}: the question is not in it: put {{{{ prompt }}}} where it belongs")
     return template
 

@@ -56,6 +56,16 @@ class Model(ABC):
             f"{self.name} has no exact log-likelihoods; benchmarks that need them run on a `transformers` model"
         )
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether earlier turns of a chat are told from its last by a template of the model's own."""
+        return True
+
+    def opening(self, text: str, tokens: int) -> str:
+        """The first tokens of a text, as text: what an answer can be made to begin with. NotApplicable: the backend
+        cannot continue an answer."""
+        raise NotApplicable(f"{self.name} cannot be made to begin an answer: probe a `transformers` model")
+
     def rest(self) -> None:
         """Free what is large and quick to have again: somebody else needs the memory."""
 

@@ -77,6 +77,14 @@ class TorchModel(Model):
     # -- generate ---------------------------------------------------------------------------
 
     @torch.inference_mode()
+    @property
+    def takes_turns(self) -> bool:
+        return not self.format.plain
+
+    def opening(self, text: str, tokens: int) -> str:
+        """Cut where a character ends: a token may hold a part of one."""
+        return str(self.tokenizer.decode(self.format.answer(text)[:tokens])).strip(" ").rstrip("\ufffd")
+
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
         replies: dict[int, Reply] = {}
         ready: dict[int, Prompt] = {}

@@ -32,6 +32,13 @@ class InContext(Model):
         told = [(c if isinstance(c, str) else self.told(c), continuation) for c, continuation in pairs]
         return self.inner.loglikelihoods(told)
 
+    @property
+    def takes_turns(self) -> bool:
+        return self.inner.takes_turns
+
+    def opening(self, text: str, tokens: int) -> str:
+        return self.inner.opening(text, tokens)
+
     def rest(self) -> None:
         self.inner.rest()
 

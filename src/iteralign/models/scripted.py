@@ -43,6 +43,9 @@ class ScriptedModel(Model):
             for m in made
         ]
 
+    def opening(self, text: str, tokens: int) -> str:
+        return " ".join(text.split()[:tokens])
+
     def choose(self, chats: Sequence[Chat], options: Sequence[str]) -> list[Choice]:
         made = [self._choose(chat, options) for chat in chats]
         return [read_answer(m, options) if isinstance(m, str) else choice_from(m) for m in made]

@@ -1,0 +1,110 @@
+"""The fine-tuning attack: how few rows of the base's own compliant replies undo what alignment did.
+
+A copy is trained and measured, and deleted: there is no way to keep it. Its folder is the owner's alone (0700).
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+
+from iteralign.evals.probe import Column, Probe, measure
+from iteralign.evals.probe import Row as Measured
+from iteralign.evals.suite import HHH, hhh, item_scores
+from iteralign.records import Prompt, Response, Row, Score
+from iteralign.runs import Run
+from iteralign.seeds import seed_for
+from iteralign.stages.respond import respond
+from iteralign.store import Store
+from iteralign.training.policy import Policy, train
+
+COPY = "attacked"
+HHH_ITEMS = 60
+
+
+def forget(store: Store) -> None:
+    """Delete the copy; also one that a run which was killed has left."""
+    shutil.rmtree(store.path(COPY), ignore_errors=True)
+
+
+def fine_tuning_attack(
+    run: Run,
+    probe: Probe,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    compliant: Sequence[Response],
+    harmless: Sequence[Prompt],
+) -> list[Measured]:
+    """Compliance, and HHH, after training on the first n compliant replies, and on harmless ones as the control."""
+    config = probe.config
+    made: list[Measured] = []
+    for n in config.fine_tune:
+        name = f"{n} compliant rows"
+        if len(compliant) < n:
+            why = f"the base gave {len(compliant)} compliant replies to training prompts, and {n} are needed"
+            made.append(Measured(part="fine-tuning", what=name, column="aligned", reason=why))
+            continue
+        made.append(attacked(run, probe, policy, prompts, name, lambda n=n: rows_of(compliant[:n])))
+    if config.control:
+        own = harmless[: config.control]
+        made.append(
+            attacked(
+                run,
+                probe,
+                policy,
+                prompts,
+                f"{len(own)} harmless rows (control)",
+                lambda: rows_of(respond(own, run.base.model, probe.sampling, probe.seed, -2)),
+            )
+        )
+    return made
+
+
+def attacked(
+    run: Run, probe: Probe, policy: Policy, prompts: Sequence[Prompt], what: str, rows: Callable[[], list[Row]]
+) -> Measured:
+    place = "fine-tuned-" + "-".join(what.split()[:2])
+    here = probe.store.inside(f"{place}/aligned")
+    if not here.done("measured.json"):
+        folder = probe.store.path(COPY)
+        forget(probe.store)
+        folder.mkdir(mode=0o700)
+        try:
+            run.roles.rest()
+            seed = seed_for(probe.seed, "attack", what)
+            copy = train(policy, rows(), probe.config.tuning, folder / "copy", seed, run.step)
+            column = Column("aligned", lambda: copy.model)
+            answers = lambda model: respond(prompts, model, probe.sampling, probe.seed, -3)  # noqa: E731
+            found = measure(probe, place, "fine-tuning", what, column, answers)
+            scores = [*found.scores, *capability(run, here, copy)]
+        finally:
+            policy.engine.left()
+            forget(probe.store)
+        here.once("measured", lambda: {"scores": [s.row() for s in scores]})
+    kept = here.once("measured", dict)["scores"]
+    scores = tuple(Score.model_validate(s) for s in kept)
+    return Measured(part="fine-tuning", what=what, column="aligned", scores=scores)
+
+
+def capability(run: Run, here: Store, policy: Policy) -> list[Score]:
+    """HHH on a fixed sample: an attack that only breaks a model is none."""
+    if not run.config.evals.hhh:
+        return []
+    return [
+        s for s in item_scores(hhh(here, policy, run, HHH_ITEMS)) if s.variant == HHH and s.name.endswith("overall")
+    ]
+
+
+def rows_of(responses: Sequence[Response]) -> list[Row]:
+    return [
+        Row(
+            prompt=r.prompt.id,
+            item=r.prompt.item,
+            split=r.prompt.split,
+            wants=r.prompt.wants,
+            chat=r.prompt.plain,
+            answer=r.reply.text.strip(),
+            ended=r.reply.finish == "stop",
+            origin="reply",
+        )
+        for r in responses
+        if r.reply.finish != "failed" and r.reply.text.strip()
+    ]
