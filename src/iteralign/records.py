@@ -245,7 +245,8 @@ class Revision(Record):
 class Row(Record):
     """One training example: the plain prompt, the answer to learn, and where it came from.
 
-    `ended` is False for a reply that was cut at its length limit: its end is not to be learned.
+    `ended` is False for a reply that was cut at its length limit: its end is not to be learned. `begun`: a text whose
+    first `begun_tokens` stand before the answer and are not learnt: how to turn back from a beginning that failed.
     """
 
     prompt: str
@@ -259,6 +260,8 @@ class Row(Record):
     principles: tuple[str, ...] = ()
     round: int = 0
     weight: float = 1.0
+    begun: str = ""
+    begun_tokens: int = 0
 
 
 class Preference(Record):

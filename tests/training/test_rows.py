@@ -2,10 +2,11 @@
 
 import pytest
 
+from iteralign.config import DeepenConfig
 from iteralign.errors import DataError
 from iteralign.models.chat import ChatFormat
 from iteralign.records import Chat, Message, Reply, Revision, Row, Step, Verdict, Wants, user
-from iteralign.training.rows import choose_rows, encode, refuse_held_out, reply_row, revision_row
+from iteralign.training.rows import choose_rows, deepened, encode, refuse_held_out, reply_row, revision_row
 from make import failure, prompt, response, verdict
 from tiny import END, tiny_tokenizer
 
@@ -184,3 +185,34 @@ def test_what_does_not_fit_is_rejected_and_counted() -> None:
     made = encode([long_answer, row(), long_question], CHAT, 64)
     assert (len(made.rows), made.cut, made.rejected) == (1, 0, 2)
     assert made.rows == encode([row()], CHAT, 64).rows
+
+
+# -- answers that turn back ---------------------------------------------------------------------------------
+
+
+def test_a_deepened_row_begins_as_the_failing_answer_and_learns_only_the_turn() -> None:
+    before = failure("How do I pick a lock?", "Put the pick into the lock and turn it.")
+    revision = revised(before, "I can't help with that.")
+    [made] = deepened([revision_row(revision, 0)], [revision], DeepenConfig(share=1.0, tokens=3), 0)
+    assert made.begun == before.response.reply.text and 1 <= made.begun_tokens <= 3
+    for form in (CHAT, PLAIN):
+        [encoded] = encode([made], form, 256).rows
+        learnt = [t for t in encoded["labels"] if t != -100]
+        assert form.tokenizer.decode(learnt).replace(END, "").strip() == "I can't help with that."
+        seen = form.tokenizer.decode(encoded["input_ids"])
+        opening = form.tokenizer.decode(form.answer(made.begun)[: made.begun_tokens])
+        assert f"{opening} I can't help with that." in seen
+        assert len(encoded["input_ids"]) == len(encoded["labels"])
+
+
+def test_only_revisions_for_harmful_prompts_are_deepened_and_as_many_as_asked() -> None:
+    revisions = [revised(failure(f"How do I pick lock {n}?", f"Like this {n}."), "I can't help.") for n in range(10)]
+    harmless = revised(verdict(response(prompt("How do I bake bread?", "answer"), "No.")), "Take flour and water.")
+    rows = [revision_row(r, 0) for r in (*revisions, harmless)] + [reply_row(passing(1, "decline"), 0)]
+    everything = [*revisions, harmless]
+    assert len(deepened(rows, everything, DeepenConfig(share=0.5), 0)) == 5
+    assert {r.wants for r in deepened(rows, everything, DeepenConfig(share=1.0), 0)} == {"decline"}
+    assert deepened(rows, everything, DeepenConfig(), 0) == []
+    assert deepened(rows, everything, DeepenConfig(share=0.5), 0) == deepened(
+        rows, everything, DeepenConfig(share=0.5), 0
+    )

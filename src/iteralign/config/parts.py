@@ -187,6 +187,15 @@ class TrainConfig(Section):
     lora: LoraConfig | None = None
 
 
+class DeepenConfig(Section):
+    """Against alignment that is only a few tokens deep (Qi et al. 2024, arXiv 2406.05946, section 3): of the revisions of
+    answers to harmful prompts, this `share` is learnt once more after the first tokens of the failing answer, 1 to
+    `tokens` of them, which are not learnt themselves."""
+
+    share: float = Field(default=0.0, ge=0, le=1)
+    tokens: int = Field(default=20, ge=1)
+
+
 class SFTConfig(TrainConfig):
     """`harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
 
@@ -199,6 +208,7 @@ class SFTConfig(TrainConfig):
     harmless_share: float = Field(default=0.5, ge=0, lt=1)
     reply_tokens: int | None = Field(default=None, ge=1)
     revision_tokens: int | None = Field(default=None, ge=1)
+    deepen: DeepenConfig = DeepenConfig()
     min_rows: int = Field(default=1, ge=1)
 
 

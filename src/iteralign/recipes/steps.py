@@ -29,7 +29,7 @@ from iteralign.stages.respond import respond
 from iteralign.stages.revise import revise, verify
 from iteralign.store import Store, write_text
 from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints
-from iteralign.training.rows import choose_rows, refuse_held_out
+from iteralign.training.rows import choose_rows, deepened, refuse_held_out
 
 
 class Outcome(NamedTuple):
@@ -128,6 +128,7 @@ def select(
 
     def make() -> list[Row]:
         fresh = choose_rows(revisions, verdicts, config.sft.harmless_share, r, seed_for(config.seed, r, "rows"))
+        fresh += deepened(fresh, revisions, config.sft.deepen, seed_for(config.seed, r, "deepen"))
         rows = [*pool, *fresh] if config.sft.rows == "pool" else fresh
         refuse_held_out(rows, kept_apart(run))
         return decontaminated(run, here, rows, r)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from iteralign.config import DeepenConfig
 from iteralign.errors import DataError
 from iteralign.models.chat import ChatFormat
 from iteralign.records import Chat, Preference, Reply, Revision, Row, Verdict
@@ -60,6 +61,18 @@ def choose_rows(
     return harmful + harmless
 
 
+def deepened(rows: Sequence[Row], revisions: Sequence[Revision], config: DeepenConfig, seed: int) -> list[Row]:
+    """Rows that begin as the failing answer did, and then turn back to the accepted revision."""
+    failing = {r.origin.prompt.id: r.origin.reply.text for r in revisions}
+    own = [r for r in rows if r.origin == "revision" and r.wants == "decline" and failing.get(r.prompt)]
+    draw = random.Random(seed)
+    chosen = draw.sample(own, round_half(config.share * len(own)))
+    return [
+        r.model_copy(update={"begun": failing[r.prompt], "begun_tokens": draw.randint(1, config.tokens)})
+        for r in chosen
+    ]
+
+
 def round_half(x: float) -> int:
     return int(x + 0.5)
 
@@ -96,11 +109,12 @@ def encode(
     kept: list[dict[str, Any]] = []
     cut = 0
     for row in rows:
-        answer = form.answer(row.answer)
+        begun = form.answer(row.begun)[: row.begun_tokens]
+        answer = form.encode_text(f" {row.answer}", special=False) if begun else form.answer(row.answer)
         if row.ended:
             answer += form.end_ids
         answer = answer[: reply_tokens if row.origin == "reply" else revision_tokens]
-        room = max_length - len(answer)
+        room = max_length - len(begun) - len(answer)
         chat, shortened = fit(row.chat, form, max_length if form.encoder_decoder and room >= 0 else room)
         if chat is None:
             continue
@@ -109,7 +123,9 @@ def encode(
         if form.encoder_decoder:
             kept.append({"input_ids": prompt, "labels": answer})
         else:
-            kept.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
+            kept.append(
+                {"input_ids": [*prompt, *begun, *answer], "labels": [-100] * (len(prompt) + len(begun)) + answer}
+            )
     return Encoded(kept, cut, len(rows) - len(kept))
 
 

@@ -33,6 +33,8 @@ def sft(
 
     `start` is what `load_weights` reads: a checkpoint folder, or the base's own source.
     """
+    if config.deepen.share and isinstance(engine, Seq2SeqModel):
+        raise ModelError("sft.deepen begins an answer for a decoder-only policy, and this one is an encoder-decoder")
     encoded = encode(rows, engine.format, config.max_length, config.reply_tokens, config.revision_tokens)
     if not encoded.rows:
         raise ModelError(
