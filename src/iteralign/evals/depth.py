@@ -52,7 +52,7 @@ def probe_depth(run: Run, base: Policy, aligned: Policy) -> Depth:
         for column in columns
         for row in (*prefill_curve(probe, [column], replies), *jailbreaks(probe, [column], prompts, shots))
     ]
-    where = positions(probe, *columns[:2], replies)
+    where = positions(probe, columns[0], columns[1], replies)
     if config.fine_tune or config.control:
         rows += fine_tuning_attack(run, probe, aligned, prompts, shots, train.harmless)
     return Depth(

@@ -76,7 +76,6 @@ class TorchModel(Model):
 
     # -- generate ---------------------------------------------------------------------------
 
-    @torch.inference_mode()
     @property
     def takes_turns(self) -> bool:
         return not self.format.plain
@@ -85,6 +84,7 @@ class TorchModel(Model):
         """Cut where a character ends: a token may hold a part of one."""
         return str(self.tokenizer.decode(self.format.answer(text)[:tokens])).strip(" ").rstrip("\ufffd")
 
+    @torch.inference_mode()
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
         replies: dict[int, Reply] = {}
         ready: dict[int, Prompt] = {}
