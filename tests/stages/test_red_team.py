@@ -99,7 +99,7 @@ def test_a_template_of_ones_own(tmp_path: Path, question: str) -> None:
     ("name", "content", "said"),
     [
         ("a.txt", "Hello", r"a.txt: the question is not in it: put \{\{ prompt \}\} where"),
-        ("a.txt", "{{ question }}", r"'question' is undefined; known values: prompt"),
+        ("a.txt", "{{ question }}", r"'question' is undefined; known values: .*\bprompt\b"),
         ("a.txt", "one\n{{ prompt", r"a.txt: line 2 of the template"),
         ("a.txt", "{{ prompt.__class__.__mro__ }}", r"not allowed|is undefined|unsafe"),
         ("a.yaml", "role: user", r"expected a list of \{role, content\}"),
@@ -117,7 +117,7 @@ def test_a_template_that_cannot_work_is_named(tmp_path: Path, name: str, content
 
 def test_an_unknown_attack_names_the_nearest() -> None:
     with pytest.raises(
-        ConfigError, match="no attack 'cuo': did you mean cou\\? Expected direct, cot, cou, or the path"
+        ConfigError, match="no attack 'cuo': did you mean cou\\? Expected direct, cot, cou, .*spaced, or the path"
     ):
         attack(user("Why?"), "cuo")
 
