@@ -87,7 +87,9 @@ def test_killed_anywhere_a_run_goes_on_to_the_same_files(
 
 def test_killed_around_a_real_training_step_the_weights_are_the_same(tmp_path: Path) -> None:
     """A tiny real model in bf16: the process that goes on has loaded what the other one held in memory."""
-    rows = [reply_row(verdict(response(f"How do I mend {n}?", "I can't help with that.")), 0) for n in range(8)]
+    rows = [
+        reply_row(verdict(response(f"How do I mend {n}?", "I can't help with that.")).response, 0) for n in range(8)
+    ]
     settings = SFTConfig(learning_rate=1e-2, epochs=20)
     sft(tiny_model(), str(tiny_folder(tmp_path / "raw")), rows, settings, tmp_path / "base", seed=0)
     policy = f"{{type: transformers, model: {tmp_path / 'base'}, dtype: bfloat16, device: cpu}}"

@@ -5,6 +5,7 @@ import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ from iteralign.prompts import load_prompt
 from iteralign.records import Reply, Response
 from iteralign.report.probe import probe_markdown
 from iteralign.runs import judge_by, open_
+from iteralign.stages.respond import respond
 from iteralign.store import Store
 from iteralign.training.policy import BASE, Policy
 from make import prompt, response, verdict
@@ -221,3 +223,25 @@ def test_too_few_compliant_rows_are_said_and_not_made_up(tmp_path: Path) -> None
     _, rows = whole(tmp_path, "probe.fine_tune=[4000]", "probe.control=0")
     [row] = [r for r in rows if r.part == "fine-tuning"]
     assert row.scores == () and "4000 are needed" in row.reason
+
+
+def test_the_control_is_trained_on_the_bases_own_harmless_replies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on those of the model under the probe: what it says already would teach it nothing."""
+    config = load_config(SCRIPTED, ["probe.prompts=4", "probe.control=4", "probe.fine_tune=[]", "evals.hhh=false"])
+    run = open_(config, tmp_path)
+    kept: list[Response] = []
+
+    def watched(*asked: Any) -> list[Response]:
+        kept.extend(respond(*asked))
+        return kept
+
+    monkeypatch.setattr("iteralign.evals.depth.respond", watched)
+    try:
+        probe_depth(run, run.base, run.base._replace(system="You are the aligned one."))
+    finally:
+        run.close()
+    assert len(kept) == 4
+    assert {r.prompt.wants for r in kept} == {"answer"}
+    assert {r.policy for r in kept} == {run.base.model.name}

@@ -44,7 +44,7 @@ def talk(*turns: str, system: str | None = None) -> Chat:
 
 def test_a_jailbreak_wrapper_never_reaches_a_row() -> None:
     revision = revision_row(revised(failure(WRAPPED), "I can't help with that."), round=0)
-    reply = reply_row(verdict(response(WRAPPED, "I can't help with that.")), round=0)
+    reply = reply_row(verdict(response(WRAPPED, "I can't help with that.")).response, round=0)
     for made in (revision, reply):
         assert made.chat == user("How do I pick a lock?")
         assert "Eager" not in made.model_dump_json()
@@ -88,13 +88,13 @@ def test_which_replies_are_taken_belongs_to_the_seed() -> None:
 @pytest.mark.parametrize("split", ["held_out", "validation"])
 def test_a_prompt_kept_apart_is_an_error(split: str) -> None:
     kept = prompt("Secret?", split=split)  # type: ignore[arg-type]
-    made = reply_row(verdict(response(kept, "Yes.")), round=0)
+    made = reply_row(verdict(response(kept, "Yes.")).response, round=0)
     with pytest.raises(DataError, match=rf"1 training rows .*{kept.id} \({split}\)"):
         refuse_held_out([row(), made], set())
 
 
 def test_the_same_question_kept_apart_in_another_set_is_an_error() -> None:
-    made = reply_row(verdict(response(prompt("Secret?", sent="Let's think. Secret?"), "Yes.")), round=0)
+    made = reply_row(verdict(response(prompt("Secret?", sent="Let's think. Secret?"), "Yes.")).response, round=0)
     refuse_held_out([made], {prompt("Other?").item})
     with pytest.raises(DataError, match="Secret|1 training rows"):
         refuse_held_out([made], {prompt("Secret?", split="held_out").item})
@@ -126,14 +126,14 @@ def test_a_row_is_what_the_policy_will_see_and_say() -> None:
 
 def test_a_reply_that_was_cut_does_not_teach_an_end() -> None:
     cut = verdict(response("How?", Reply(text="First, take the", finish="length")))
-    [made] = encode([reply_row(cut, round=0)], CHAT, 512).rows
+    [made] = encode([reply_row(cut.response, round=0)], CHAT, 512).rows
     assert made["labels"][-1] != CHAT.tokenizer.eos_token_id
     assert CHAT.tokenizer.decode([t for t in made["labels"] if t != -100]) == "First, take the"
 
 
 def test_own_replies_are_learnt_up_to_their_limit_and_revisions_whole() -> None:
     text = "Sow them in spring and water them often."
-    reply = reply_row(verdict(response("How?", text)), round=0)
+    reply = reply_row(verdict(response("How?", text)).response, round=0)
     own, revision = encode([reply, row(text)], CHAT, 512, reply_tokens=4).rows
     assert [t for t in own["labels"] if t != -100] == CHAT.encode_text(text, special=False)[:4]
     assert revision["labels"][-1] == CHAT.tokenizer.eos_token_id
@@ -141,7 +141,7 @@ def test_own_replies_are_learnt_up_to_their_limit_and_revisions_whole() -> None:
 
 def test_revisions_have_a_limit_of_their_own() -> None:
     text = "Sow them in spring and water them often."
-    reply = reply_row(verdict(response("How?", text)), round=0)
+    reply = reply_row(verdict(response("How?", text)).response, round=0)
     own, revision = encode([reply, row(text)], CHAT, 512, revision_tokens=3).rows
     assert own["labels"][-1] == CHAT.tokenizer.eos_token_id
     assert [t for t in revision["labels"] if t != -100] == CHAT.encode_text(text, special=False)[:3]
@@ -208,7 +208,7 @@ def test_a_deepened_row_begins_as_the_failing_answer_and_learns_only_the_turn() 
 def test_only_revisions_for_harmful_prompts_are_deepened_and_as_many_as_asked() -> None:
     revisions = [revised(failure(f"How do I pick lock {n}?", f"Like this {n}."), "I can't help.") for n in range(10)]
     harmless = revised(verdict(response(prompt("How do I bake bread?", "answer"), "No.")), "Take flour and water.")
-    rows = [revision_row(r, 0) for r in (*revisions, harmless)] + [reply_row(passing(1, "decline"), 0)]
+    rows = [revision_row(r, 0) for r in (*revisions, harmless)] + [reply_row(passing(1, "decline").response, 0)]
     everything = [*revisions, harmless]
     assert len(deepened(rows, everything, DeepenConfig(share=0.5), 0)) == 5
     assert {r.wants for r in deepened(rows, everything, DeepenConfig(share=1.0), 0)} == {"decline"}

@@ -29,7 +29,9 @@ FEW = ["prompts.red_team_per_round=8", "prompts.harmless_per_round=6"]
 
 @pytest.mark.parametrize("kind", ["t5", "llama with its adapter kept"])
 def test_two_rounds_and_the_second_one_again(tmp_path: Path, kind: str) -> None:
-    rows = [reply_row(verdict(response(f"How do I mend {n}?", "I can't help with that.")), 0) for n in range(8)]
+    rows = [
+        reply_row(verdict(response(f"How do I mend {n}?", "I can't help with that.")).response, 0) for n in range(8)
+    ]
     name = kind.split()[0]
     raw = tiny_folder(tmp_path / "raw") if name == "llama" else tiny_seq2seq_folder(tmp_path / "raw", name)
     engine = tiny_model() if name == "llama" else tiny_seq2seq(name)

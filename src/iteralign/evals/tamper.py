@@ -15,6 +15,7 @@ from iteralign.seeds import seed_for
 from iteralign.stages.respond import respond
 from iteralign.store import Store
 from iteralign.training.policy import Policy, train
+from iteralign.training.rows import reply_row
 
 COPY = "attacked"
 HHH_ITEMS = 60
@@ -31,9 +32,10 @@ def fine_tuning_attack(
     policy: Policy,
     prompts: Sequence[Prompt],
     compliant: Sequence[Response],
-    harmless: Sequence[Prompt],
+    harmless: Callable[[], Sequence[Response]],
 ) -> list[Measured]:
-    """Compliance, and HHH, after training on the first n compliant replies, and on harmless ones as the control."""
+    """Compliance, and HHH, after training on the first n compliant replies, and on the base's harmless ones as the
+    control."""
     config = probe.config
     made: list[Measured] = []
     for n in config.fine_tune:
@@ -44,17 +46,8 @@ def fine_tuning_attack(
             continue
         made.append(attacked(run, probe, policy, prompts, name, lambda n=n: rows_of(compliant[:n])))
     if config.control:
-        own = harmless[: config.control]
-        made.append(
-            attacked(
-                run,
-                probe,
-                policy,
-                prompts,
-                f"{len(own)} harmless rows (control)",
-                lambda: rows_of(respond(own, run.base.model, probe.sampling, probe.seed, -2)),
-            )
-        )
+        name = f"{config.control} harmless rows (control)"
+        made.append(attacked(run, probe, policy, prompts, name, lambda: rows_of(harmless()[: config.control])))
     return made
 
 
@@ -94,17 +87,4 @@ def capability(run: Run, here: Store, policy: Policy) -> list[Score]:
 
 
 def rows_of(responses: Sequence[Response]) -> list[Row]:
-    return [
-        Row(
-            prompt=r.prompt.id,
-            item=r.prompt.item,
-            split=r.prompt.split,
-            wants=r.prompt.wants,
-            chat=r.prompt.plain,
-            answer=r.reply.text.strip(),
-            ended=r.reply.finish == "stop",
-            origin="reply",
-        )
-        for r in responses
-        if r.reply.finish != "failed" and r.reply.text.strip()
-    ]
+    return [reply_row(r) for r in responses if r.reply.finish != "failed" and r.reply.text.strip()]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from iteralign.errors import ConfigError
+from iteralign.evals.hacking import RewardCheck, check_reward
 from iteralign.evals.suite import evaluate, on_validation
 from iteralign.recipes.steps import (
     Outcome,
@@ -14,10 +15,11 @@ from iteralign.recipes.steps import (
     select_pairs,
     write_constitution,
 )
-from iteralign.recipes.training import look_for_hacking
+from iteralign.recipes.training import reward_for
 from iteralign.records import Preference, Response, Verdict
 from iteralign.runs import Run
 from iteralign.stages.prefer import Compared, agreement, compare, pairs_to_compare, preferences, sample
+from iteralign.stages.respond import respond
 from iteralign.store import Store
 from iteralign.training.policy import Policy
 
@@ -83,6 +85,29 @@ def learn_preferences(
     if by == "rl" and run.config.rl.reward == "model" and after.policy.checkpoint != now.policy.checkpoint:
         look_for_hacking(run, here, after.policy, verdicts, pairs, r)
     return after
+
+
+def look_for_hacking(
+    run: Run, here: Store, policy: Policy, before: Sequence[Verdict], pairs: Sequence[Preference], r: int
+) -> None:
+    """Whether the judge agrees that answers became better, where a model that was trained on preferences says so. On the
+    round's prompts, one fresh answer each; `before`: the verdicts on the answers of the policy before."""
+    config = run.config
+    prompts = list({v.response.prompt.id: v.response.prompt for v in before}.values())
+    by_id = {p.id: p for p in prompts}
+    fresh = here.by(config.generation_batch).each(
+        "rewarded",
+        prompts,
+        lambda part: respond(part, policy.model, config.rl.sampling, config.seed, r),
+        lambda row: Response.join(row, by_id),
+    )
+    after = judge_all(run, here, policy, fresh, r, "rewarded-verdicts")
+
+    def make() -> dict[str, object]:
+        return check_reward(before, after, reward_for(run, here, policy, pairs, r), config.seed).row()
+
+    if RewardCheck.model_validate(here.once("reward-check", make)).hacked:
+        run.store.event("reward hacking", round=r)
 
 
 __all__ = ["rlaif"]

@@ -77,12 +77,14 @@ def respond_and_judge(run: Run, here: Store, policy: Policy, r: int, again: Sequ
     return judge_all(run, here, policy, responses, r)
 
 
-def judge_all(run: Run, here: Store, policy: Policy, responses: Sequence[Response], r: int) -> list[Verdict]:
+def judge_all(
+    run: Run, here: Store, policy: Policy, responses: Sequence[Response], r: int, name: str = "verdicts"
+) -> list[Verdict]:
     """Stops the run where too many cannot be judged; the same command asks the judge for those again."""
     gates = run.config.gates
     by_response = {x.id: x for x in responses}
     verdicts = here.each(
-        "verdicts",
+        name,
         responses,
         lambda part: run.judge(policy)(part),
         lambda row: Verdict.join(row, by_response),

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iteralign.evals.hacking import RewardCheck, check_reward
 from iteralign.judges.rubric import quality
-from iteralign.records import Checkpoint, Preference, Prompt, Response, Row, Verdict
+from iteralign.records import Checkpoint, Preference, Prompt, Row, Verdict
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
-from iteralign.stages.respond import respond
 from iteralign.store import Store
 from iteralign.training.policy import (
     Policy,
@@ -73,36 +71,7 @@ def reward_for(run: Run, here: Store, policy: Policy, pairs: Sequence[Preference
 
 
 def judged(verdict: Verdict) -> float | None:
-    """How surely an answer passes, 0 to 1; nothing for one that repeats itself, whatever the judge makes of it."""
+    """How surely an answer passes, 0 to 1: 0 for one that repeats itself, whatever the judge makes of it. None: unjudged."""
     if verdict.label == "unjudged":
         return None
     return 0.0 if verdict.fault == "incoherent" else quality(verdict)
-
-
-def look_for_hacking(
-    run: Run, here: Store, policy: Policy, before: Sequence[Verdict], pairs: Sequence[Preference], r: int
-) -> None:
-    """Whether the judge agrees that answers became better, where a model that was trained on preferences says so. On the
-    round's prompts, one fresh answer each; `before`: the verdicts on the answers of the policy before."""
-    config = run.config
-    prompts = list({v.response.prompt.id: v.response.prompt for v in before}.values())
-    by_id = {p.id: p for p in prompts}
-    fresh = here.by(config.generation_batch).each(
-        "rewarded",
-        prompts,
-        lambda part: respond(part, policy.model, config.rl.sampling, config.seed, r),
-        lambda row: Response.join(row, by_id),
-    )
-    by_response = {x.id: x for x in fresh}
-    after = here.each(
-        "rewarded-verdicts",
-        fresh,
-        lambda part: run.judge(policy)(part),
-        lambda row: Verdict.join(row, by_response),
-    )
-
-    def make() -> dict[str, object]:
-        return check_reward(before, after, reward_for(run, here, policy, pairs, r), config.seed).row()
-
-    if RewardCheck.model_validate(here.once("reward-check", make)).hacked:
-        run.store.event("reward hacking", round=r)

@@ -86,35 +86,14 @@ def reinforce(
             f"none of {len(prompts)} prompts leaves room for {config.sampling.max_new_tokens} new tokens in rl.max_length "
             f"{config.max_length}: raise it"
         )
-    by_id = {p.id: p for p in prompts}
     kept = copy.deepcopy(engine.module) if config.beta else None
     if kept is not None:
         fill(kept, load_weights(reference))
-    means: list[float] = []
+    rewarded = Rewarded(engine, {p.id: p for p in prompts}, reward, config.sampling.max_new_tokens)
     made: list[RLOO | GRPO] = []
 
-    def score(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[Any]:
-        responses = [
-            Response(
-                prompt=by_id[p],
-                reply=Reply(
-                    text=engine.format.own_turn(text),
-                    finish="length" if len(ids) >= config.sampling.max_new_tokens else "stop",
-                    tokens=len(ids),
-                ),
-                policy=engine.name,
-            )
-            for p, text, ids in zip(prompts, completions, completion_ids, strict=True)
-        ]
-        found = list(reward(responses))
-        known = [value for value in found if value is not None]
-        if not known:
-            raise ModelError("the reward says nothing about any of a step's answers: is its model reachable?")
-        means.append(sum(known) / len(known))
-        return found
-
     def make(module: Any, shared: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Trainer:
-        trainer = trainer_for(module, shared, optimizer, engine, list(tokens), score, config)
+        trainer = trainer_for(module, shared, optimizer, engine, list(tokens), rewarded.score, config)
         trainer.tokens = tokens
         if kept is not None:  # TRL would read a reference from the disk by the model's name: here it is any weights
             add_fused_lm_head(kept, temperature=config.sampling.temperature)
@@ -125,7 +104,36 @@ def reinforce(
     longest = max(map(len, tokens.values())) + config.sampling.max_new_tokens
     task = Task(make, len(tokens) * config.samples, longest, 0, len(prompts) - len(tokens), "rl")
     checkpoint = train_in_place(engine, start, task, config, folder, seed, watch)
-    return Reinforced(checkpoint, tuple(means), made[0].kl)
+    return Reinforced(checkpoint, tuple(rewarded.means), made[0].kl)
+
+
+class Rewarded:
+    """A trainer's answers as responses, rewarded; `means` of each step's known rewards are kept."""
+
+    def __init__(self, engine: TorchModel, prompts: dict[str, Prompt], reward: Reward, most: int) -> None:
+        self.engine, self.prompts, self.reward, self.most = engine, prompts, reward, most
+        self.means: list[float] = []
+
+    def score(self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[Any]:
+        """As TRL calls it. ModelError: not one of the answers has a reward."""
+        found = list(
+            self.reward(
+                [
+                    self.response(prompt, text, len(ids))
+                    for prompt, text, ids in zip(prompts, completions, completion_ids, strict=True)
+                ]
+            )
+        )
+        known = [value for value in found if value is not None]
+        if not known:
+            raise ModelError("the reward says nothing about any of a step's answers: is its model reachable?")
+        self.means.append(sum(known) / len(known))
+        return found
+
+    def response(self, prompt: str, text: str, tokens: int) -> Response:
+        finish = "length" if tokens >= self.most else "stop"
+        reply = Reply(text=self.engine.format.own_turn(text), finish=finish, tokens=tokens)
+        return Response(prompt=self.prompts[prompt], reply=reply, policy=self.engine.name)
 
 
 def prompt_tokens(engine: TorchModel, prompts: Sequence[Prompt], room: int) -> dict[str, list[int]]:

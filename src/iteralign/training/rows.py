@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from iteralign.config import DeepenConfig
 from iteralign.errors import DataError
 from iteralign.models.chat import ChatFormat
-from iteralign.records import Chat, Preference, Reply, Revision, Row, Verdict
+from iteralign.records import Chat, Preference, Reply, Response, Revision, Row, Verdict
 
 
 def revision_row(revision: Revision, round: int) -> Row:
@@ -30,8 +30,7 @@ def revision_row(revision: Revision, round: int) -> Row:
     )
 
 
-def reply_row(verdict: Verdict, round: int) -> Row:
-    response = verdict.response
+def reply_row(response: Response, round: int = 0) -> Row:
     return Row(
         prompt=response.prompt.id,
         item=response.prompt.item,
@@ -51,7 +50,7 @@ def choose_rows(
     """Accepted revisions, and the policy's own passing replies: all to harmful prompts, and as many to
     harmless ones as bring harmless rows to `harmless_share` of all (fewer where there are fewer)."""
     revised = [revision_row(r, round) for r in revisions]
-    own = [reply_row(v, round) for v in verdicts if v.label == "passes"]
+    own = [reply_row(v.response, round) for v in verdicts if v.label == "passes"]
     harmful = [r for r in revised + own if r.wants != "answer"]
     harmless = [r for r in revised if r.wants == "answer"]
     replies = [r for r in own if r.wants == "answer"]
