@@ -107,16 +107,24 @@ def settings_for(model: str, config: Path, set_: list[str]) -> "RunConfig":
 
 
 def print_scores(title: str, found: "Mapping[str, Sequence[Score]]") -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("suite", "metric", "variant", "value", "95 % interval", "n", "unscored", title=title)
+    table = Table(title=title, box=SIMPLE, pad_edge=False)
+    table.add_column("metric, variant", ratio=1)
+    for heading in ("value", "95 % interval", "n"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for name, scores in found.items():
+        table.add_section()
+        table.add_row(f"[bold]{name}[/bold]")
         for score in scores:
             value, low, high = (shown(v, score.variant) for v in (score.value, score.low, score.high))
             spread = "-" if score.low is None else f"{low} to {high}"
+            unscored = f" (+{score.n_unscored} unscored)" if score.n_unscored else ""
             metric = score.name.removeprefix(f"{name}/")
-            table.add_row(name, metric, score.variant, value, spread, str(score.n), str(score.n_unscored))
+            table.add_row(escape(f"{metric}, {score.variant}"), value, spread, f"{score.n}{unscored}")
     Console().print(table)
 
 
