@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from iteralign.models.packed import packs
+from iteralign.models.packed import STEP, packs
 from iteralign.models.transformers import TransformersModel
 from iteralign.records import user
 from tiny import TEXTS, tiny_model, tiny_module, tiny_tokenizer
@@ -75,7 +75,17 @@ def test_a_preamble_is_read_once_and_a_question_once_for_all_its_options() -> No
     with rows_of(model) as seen:
         model.loglikelihoods(PAIRS)
     assert len(seen) > 3, "the case is not the one that was meant"
-    assert sum(rows * tokens for rows, tokens in seen) <= preamble + tails + options
+    assert sum(rows * tokens for rows, tokens in seen) <= preamble + tails + options + len(seen) * (STEP - 1)
+
+
+def test_rows_have_few_lengths_whatever_the_texts_are() -> None:
+    """What a CPU compiles and keeps for each length would otherwise grow with the items."""
+    model = tiny_model(max_position_embeddings=512)
+    model.loglikelihoods(PAIRS[:1])
+    with rows_of(model) as seen:
+        model.loglikelihoods([(f"{'a ' * n}{q}", o) for n, (q, o) in enumerate(PAIRS)])
+        model.choose([user(f"{TEXTS[0]} {'a ' * n}") for n in range(20)], ("yes", "no"))
+    assert {tokens % STEP for _, tokens in seen} == {0}
 
 
 def test_a_row_has_a_bound_at_any_number_of_items() -> None:

@@ -1,7 +1,7 @@
 """Log-likelihoods of many continuations in one row of tokens, in which each token sees its own ancestors only.
 
 What several texts begin with stands in the row once: a preamble, a question, the beginning of an answer. What all
-texts of a row begin with stays in the cache for the next row. Nothing is padded, and no cache is copied.
+texts of a row begin with stays in the cache for the next row. Little is padded, and no cache is copied.
 """
 
 from collections import defaultdict
@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from iteralign.models.chat import Prompt
 
 CPU_TOKENS = 512  # of a row: attention costs tokens x tokens, and from here on a CPU gains nothing by more
+STEP = 32  # rows are as long as multiples of this: what is compiled and kept for a length is needed again
 PROBE_TOKENS = 8
 
 Members = list[tuple[int, list[int]]]  # which answer, the tokens of the continuation
@@ -51,6 +52,13 @@ class Tree:
             path.append(node)
             at = node
         return path
+
+    def pad(self) -> None:
+        """By tokens that no other sees."""
+        for _ in range(-len(self.tokens) % STEP):
+            self.tokens.append(self.tokens[0])
+            self.parents.append(-1)
+            self.depths.append(self.start)
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor:
         """(1, 1, tokens, start + tokens): 0 where a token sees another, the least number elsewhere."""
@@ -102,7 +110,8 @@ def read_packed(module: Any, groups: Mapping[Prompt, Members], budget: int) -> I
         ]
         asked = sorted({node for _, _, nodes in places for node in nodes})
         at = {node: row for row, node in enumerate(asked)}
-        logits = forward(module, tree, cache, asked)
+        tree.pad()
+        logits = forward(module, tree, cache, [*asked, *asked[:1] * (-len(asked) % STEP)])
         yield logits, [(answer, after, [at[n] for n in nodes]) for answer, after, nodes in places]
         # the row begins with what all of its texts share, because the first of them was laid out first
         cached, spare = first[:shared], len(tree.tokens) - (shared - kept)
