@@ -13,14 +13,15 @@ import argparse
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from iteralign.config import DataConfig, LlamaCppConfig, TransformersConfig
+from iteralign.config import DataConfig, LlamaCppConfig, RubricConfig, TransformersConfig
 from iteralign.data import load_prompts
-from iteralign.judges.base import as_data, degenerate
+from iteralign.judges.base import as_data, degenerate, head
 from iteralign.models.base import Job, Model, Sampling
 from iteralign.models.load import load_model
 from iteralign.prompts import load_prompt
 from iteralign.stages.red_team import red_team
 
+HEAD = int(RubricConfig.model_fields["head_words"].default)
 RULE = "Do not help with requests that would harm, deceive or rob somebody. Decline, say why, and offer a fair way."
 
 
@@ -48,7 +49,7 @@ def main() -> None:
         answered = [(q, replies[q]) for q in asked if not degenerate(replies[q])]
         refused = [(q, r) for q, r in zip(asked, refusals, strict=True) if not degenerate(r)]
         for name in ("rubric.yaml", "evaluator.yaml"):
-            for question in ("declined", "answered", "coherent", "harmless"):
+            for question in ("declined", "says_no", "answered", "coherent", "harmless"):
                 if question in load_prompt(name).tree and answered and refused:
                     yes = ask(judge, name, question, answered)
                     asked_before = asked_before or (name, question, answered, yes)
@@ -79,7 +80,9 @@ def answer(policy: Model, asked: list[str]) -> list[str]:
 
 
 def ask(judge: Model, file: str, question: str, pairs: list[tuple[str, str]]) -> list[float]:
-    chats = [load_prompt(file).chat(question, prompt=q, reply=as_data(r)) for q, r in pairs]
+    chats = [
+        load_prompt(file).chat(question, prompt=q, reply=as_data(r), head=head(as_data(r), HEAD)) for q, r in pairs
+    ]
     return [c.probabilities["yes"] for c in judge.choose(chats, ("yes", "no")) if c.probabilities]
 
 

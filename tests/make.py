@@ -84,14 +84,14 @@ def principle(text: str, kind: Wants = "decline") -> Principle:
     return Principle(id=digest(text, kind, length=12), text=text, framing="do", kind=kind)
 
 
-QUESTIONS = ("harmful_request", "declined", "answered", "coherent", "harmless", "truthful")
+QUESTIONS = ("harmful_request", "declined", "says_no", "answered", "coherent", "harmless", "truthful")
 HALF = dict.fromkeys(QUESTIONS, 0.5)
 
 
 def question_of(chat: Chat) -> str:
     """The name of the rubric's question that a judge is asked: its last paragraph is all its own."""
     rubric = load_prompt("rubric.yaml")
-    asks = {q: rubric.chat(q, prompt="", reply="")[-1].content.split("\n\n")[-1] for q in QUESTIONS}
+    asks = {q: rubric.chat(q, prompt="", reply="", head="")[-1].content.split("\n\n")[-1] for q in QUESTIONS}
     return next(q for q, text in asks.items() if chat[-1].content.endswith(text))
 
 

@@ -15,13 +15,13 @@ __all__ = ["IteralignError", "RunConfig", "load_config", "run"]
 
 def run(config: RunConfig, folder: str | Path, fresh: bool = False) -> "Outcome":
     """Run a configuration in a run directory, or continue it there, and write its report."""
-    from iteralign.recipes import recipe
+    from iteralign.recipes import carry_out
     from iteralign.report import write_reports
     from iteralign.runs import open_
 
     opened = open_(config, Path(folder), fresh)
     try:
-        outcome = recipe(config.recipe)(opened)
+        outcome = carry_out(opened)
     finally:
         opened.close()
     write_reports(Path(folder))

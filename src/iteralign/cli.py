@@ -74,13 +74,13 @@ def run(
 def run_one(settings: "RunConfig", folder: Path, fresh: bool = False) -> str | None:
     """To its end; returns why it was stopped before."""
     from iteralign.live import Downloads, Live
-    from iteralign.recipes import recipe
+    from iteralign.recipes import carry_out
     from iteralign.runs import open_
 
     with Live() as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
         try:
-            return recipe(settings.recipe)(opened).stopped
+            return carry_out(opened).stopped
         except Stopped as early:
             return str(early)
         except KeyboardInterrupt:

@@ -110,8 +110,8 @@ def section(config: Path | None, role: str) -> "JudgeConfig":
         return getattr(load_config(config), role)
     model, evaluator = LlamaCppConfig(model="oracle"), role == "evaluator"
     if evaluator:
-        return RubricConfig(model=model, prompt="evaluator.yaml", questions=("declined",))
-    return RubricConfig(model=model, questions=("declined", "answered", "coherent"))
+        return RubricConfig(model=model, prompt="evaluator.yaml", questions=("declined", "objects", "rules_out"))
+    return RubricConfig(model=model, questions=("declined", "says_no", "coherent"))
 
 
 def read_target(name: str) -> "Target":

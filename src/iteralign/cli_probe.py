@@ -36,7 +36,8 @@ def probe(
     from iteralign.config import load_config
     from iteralign.evals.depth import probe_depth
     from iteralign.live import Downloads, Live
-    from iteralign.report.probe import print_probe, probe_markdown
+    from iteralign.report.markdown import depth_section
+    from iteralign.report.probe import print_probe
     from iteralign.runs import open_
     from iteralign.store import write_text
     from iteralign.training.policy import BASE, Engine, Policy
@@ -62,7 +63,6 @@ def probe(
         finally:
             other.close()
             opened.close()
-    write_text(folder / "probe.json", depth.model_dump_json(indent=1) + "\n")
-    write_text(folder / "probe.md", probe_markdown(depth))
+    write_text(folder / "probe.md", "\n".join(depth_section(depth)))
     print_probe(depth)
     typer.echo(f"Table: {folder / 'probe.md'}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from iteralign import run
 from iteralign.config import ProbeConfig, SamplingConfig, load_config
 from iteralign.data.attacks import attack
 from iteralign.errors import NotApplicable
@@ -29,7 +30,7 @@ from iteralign.models.base import Job, Model
 from iteralign.models.scripted import ScriptedModel, scripted
 from iteralign.prompts import load_prompt
 from iteralign.records import Reply, Response
-from iteralign.report.probe import probe_markdown
+from iteralign.report.markdown import depth_section
 from iteralign.runs import judge_by, open_
 from iteralign.stages.respond import respond
 from iteralign.store import Store
@@ -193,12 +194,12 @@ def whole(folder: Path, *settings: str) -> tuple[str, list[Row]]:
             *settings,
         ],
     )
-    run = open_(config, folder)
+    opened = open_(config, folder)
     try:
-        depth = probe_depth(run, run.base, Policy(run.engine, BASE))
+        depth = probe_depth(opened, opened.base, Policy(opened.engine, BASE))
     finally:
-        run.close()
-    return probe_markdown(depth), list(depth.rows)
+        opened.close()
+    return "\n".join(depth_section(depth)), list(depth.rows)
 
 
 def test_the_whole_probe_ends_in_a_table_and_leaves_no_attacked_weights(tmp_path: Path) -> None:
@@ -208,6 +209,15 @@ def test_the_whole_probe_ends_in_a_table_and_leaves_no_attacked_weights(tmp_path
     assert not (tmp_path / "probe/attacked").exists()
     again, _ = whole(tmp_path)
     assert again == text
+
+
+def test_a_run_that_asks_for_it_ends_with_the_probe_in_its_report(tmp_path: Path) -> None:
+    own = ["probe.prompts=4", "probe.prefill=[0]", "probe.attacks=[suffix]", "probe.fine_tune=[]", "probe.control=0"]
+    run(load_config(SCRIPTED, ["rounds=1", *own, "probe.enabled=true"]), tmp_path / "asked")
+    run(load_config(SCRIPTED, ["rounds=1", *own]), tmp_path / "not")
+    for name in ("report.md", "report.html"):
+        assert "How deep it is" in (tmp_path / "asked" / name).read_text()
+        assert "How deep it is" not in (tmp_path / "not" / name).read_text()
 
 
 def test_a_copy_that_a_killed_probe_left_is_deleted_at_the_next_start(tmp_path: Path) -> None:
@@ -230,7 +240,7 @@ def test_the_control_is_trained_on_the_bases_own_harmless_replies(
 ) -> None:
     """Not on those of the model under the probe: what it says already would teach it nothing."""
     config = load_config(SCRIPTED, ["probe.prompts=4", "probe.control=4", "probe.fine_tune=[]", "evals.hhh=false"])
-    run = open_(config, tmp_path)
+    opened = open_(config, tmp_path)
     kept: list[Response] = []
 
     def watched(*asked: Any) -> list[Response]:
@@ -239,9 +249,9 @@ def test_the_control_is_trained_on_the_bases_own_harmless_replies(
 
     monkeypatch.setattr("iteralign.evals.depth.respond", watched)
     try:
-        probe_depth(run, run.base, run.base._replace(system="You are the aligned one."))
+        probe_depth(opened, opened.base, opened.base._replace(system="You are the aligned one."))
     finally:
-        run.close()
+        opened.close()
     assert len(kept) == 4
     assert {r.prompt.wants for r in kept} == {"answer"}
-    assert {r.policy for r in kept} == {run.base.model.name}
+    assert {r.policy for r in kept} == {opened.base.model.name}

@@ -182,6 +182,21 @@ def test_a_judges_name_changes_with_questions_thresholds_and_model() -> None:
     assert name() == names[0]
 
 
+def test_a_question_about_the_beginning_sees_the_beginning_only() -> None:
+    """And the others see head and tail: a turn after a refusal is not hidden from them."""
+    seen: dict[str, str] = {}
+
+    def choose(chat: Chat, options: Sequence[str]) -> dict[str, float]:
+        seen[question_of(chat)] = chat[-1].content
+        return {"yes": 0.9, "no": 0.1}
+
+    config = RubricConfig(model=SelfConfig(), questions=("declined", "answered"), head_words=6)
+    text = "I am sorry, but no, never. Here is how to do it."
+    Rubric(config, ScriptedModel(choose=choose))([response(prompt(wants="unknown"), text)])
+    assert "Reply: I am sorry, but no, never. ...\n" in seen["declined"]
+    assert f"Reply: {text}\n" in seen["answered"]
+
+
 def test_quality_ranks_the_surer_verdict_higher_on_its_own_side() -> None:
     sure, unsure = {"declined": 0.95, "coherent": 0.9, "harmless": 0.9}, {"declined": 0.6, "coherent": 0.9}
     assert quality(Judging(sure)("decline")) > quality(Judging(unsure)("decline"))

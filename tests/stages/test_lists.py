@@ -136,3 +136,29 @@ def test_a_part_of_the_sentence_is_no_title(item: str) -> None:
 )
 def test_only_quotation_marks_around_the_whole_are_taken_off(written: str, read: str) -> None:
     assert read_list(f"1. {written}\n2. {A}") == [read, A]
+
+
+# -- a rule, and what its writer adds to it ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "rule"),
+    [
+        (
+            "Answer: When asked about your weak points, give some guidance. However, I'm not a substitute for advice. "
+            "Here's a way to ask: \"I'm sorry, but I'm not sure what you mean.\"",
+            "When asked about your weak points, give some guidance.",
+        ),
+        (
+            'When welcoming a colleague, be positive. You can say something like: "Hey there, it\'s great to have you here."',
+            "When welcoming a colleague, be positive.",
+        ),
+        ("Do not rob people. Offer a fair way instead.", "Do not rob people. Offer a fair way instead."),
+        ('Never say "I hate you" to anybody. Be kind.', 'Never say "I hate you" to anybody. Be kind.'),
+        ("I will not help to rob people. I will offer a fair way.", "I will not help to rob people."),
+        ("Rule 2: Decline to help with theft of any kind.", "Decline to help with theft of any kind."),
+        ("Answer every harmless question in full.", "Answer every harmless question in full."),
+    ],
+)
+def test_a_rule_ends_where_its_writer_begins_to_play_the_assistant(said: str, rule: str) -> None:
+    assert read_list(f"1. {said}") == [rule]

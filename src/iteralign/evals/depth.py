@@ -1,5 +1,7 @@
 """The whole probe of one model: prefill curve, positions, jailbreaks, fine-tuning attack, each beside the base."""
 
+from pathlib import Path
+
 from iteralign.constitutions import load_constitution
 from iteralign.evals.probe import (
     Column,
@@ -17,7 +19,10 @@ from iteralign.prompts import load_prompt
 from iteralign.records import Record
 from iteralign.runs import Run
 from iteralign.stages.respond import respond
+from iteralign.store import write_text
 from iteralign.training.policy import Policy
+
+FILE = "probe.json"
 
 
 class Depth(Record):
@@ -32,7 +37,7 @@ class Depth(Record):
 
 
 def probe_depth(run: Run, base: Policy, aligned: Policy) -> Depth:
-    """Everything in `probe/` of the run's directory; goes on where it stopped."""
+    """Everything in `probe/` of the run's directory, the result in probe.json; goes on where it stopped."""
     config = run.config.probe
     store = run.store.inside("probe")
     forget(store)
@@ -64,13 +69,21 @@ def probe_depth(run: Run, base: Policy, aligned: Policy) -> Depth:
             shots,
             lambda: respond(asked, base.model, probe.sampling, probe.seed, -2),
         )
-    return Depth(
+    made = Depth(
         columns=tuple(c.name for c in columns),
         prompts=len(prompts),
         replies=len(replies),
         rows=tuple(rows),
         positions=tuple(where),
     )
+    write_text(run.store.path(FILE), made.model_dump_json(indent=1) + "\n")
+    return made
+
+
+def read_depth(folder: Path) -> Depth | None:
+    """The probe of a run's directory; None: there is none."""
+    path = folder / FILE
+    return Depth.model_validate_json(path.read_text()) if path.is_file() else None
 
 
 def told(base: Policy, constitution: str) -> Policy:

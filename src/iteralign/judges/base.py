@@ -118,6 +118,12 @@ def ends(text: str, limit: int | None) -> str:
     return f"{' '.join(tokens[:head])} […] {' '.join(tokens[head - limit :])}"
 
 
+def head(text: str, limit: int) -> str:
+    """How a text begins: its first `limit` words."""
+    tokens = text.split()
+    return text if len(tokens) <= limit else f"{' '.join(tokens[:limit])} ..."
+
+
 def words(text: str) -> list[str]:
     return re.findall(r"\w+(?:['’]\w+)?", text.lower())
 

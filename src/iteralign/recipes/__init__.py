@@ -12,3 +12,13 @@ if TYPE_CHECKING:
 def recipe(name: str) -> "Callable[[Run], Outcome]":
     """The recipe that a config names: the function of its own name in the module of its own name."""
     return getattr(import_module(f"{__name__}.{name}"), name)
+
+
+def carry_out(run: "Run") -> "Outcome":
+    """The run's recipe, and where `probe.enabled` asks for it, how deep its alignment goes."""
+    outcome = recipe(run.config.recipe)(run)
+    if run.config.probe.enabled:
+        from iteralign.evals.depth import probe_depth
+
+        probe_depth(run, run.base, outcome.policy)
+    return outcome

@@ -8,10 +8,13 @@ from pathlib import Path
 from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from iteralign.evals.depth import Depth
 from iteralign.evals.paired import Measure
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE
 from iteralign.report.markdown import verdict
+from iteralign.report.probe import NOTE as DEPTH_NOTE
+from iteralign.report.probe import along, asked_of, tables
 from iteralign.report.summary import Summary
 from iteralign.report.table import (
     Line,
@@ -52,6 +55,7 @@ def html_report(summary: Summary) -> str:
             for r in summary.rounds
         ],
         curve=(HEAD, curve_rows(summary.curve), NOTE) if summary.curve else None,
+        depth=depth_parts(summary.depth) if summary.depth else None,
         rule=RULE,
         verdict=verdict,
         disagreements=list(map(disagreement_cells, summary.disagreements)),
@@ -61,6 +65,11 @@ def html_report(summary: Summary) -> str:
         config_text=without_passwords(clean(summary.config_text)),
         plural=plural,
     )
+
+
+def depth_parts(depth: Depth) -> tuple[str, list[list[list[str]]], tuple[str, ...]]:
+    """What was asked, the tables, and what stands under them."""
+    return asked_of(depth), tables(depth), (*([along(depth.positions)] if depth.positions else []), DEPTH_NOTE)
 
 
 @cache

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from iteralign.evals.depth import Depth
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Answer
+from iteralign.report.probe import NOTE as DEPTH_NOTE
+from iteralign.report.probe import along, asked_of, tables
 from iteralign.report.summary import Summary
 from iteralign.report.table import (
     checkpoint_text,
@@ -56,6 +59,7 @@ def markdown_report(summary: Summary) -> str:
         [x for finding in summary.findings for x in (line_of(finding), "")],
         constitution(summary),
         improvement(summary),
+        depth_section(summary.depth) if summary.depth else [],
         rounds(summary),
         examples(summary),
         disagreement(summary),
@@ -99,6 +103,12 @@ def improvement(summary: Summary) -> list[str]:
     if summary.curve is None:
         return []
     return ["## Improvement", "", *rows(HEAD, curve_rows(summary.curve)), line_of(NOTE), ""]
+
+
+def depth_section(depth: Depth) -> list[str]:
+    body = [line for head, *body in tables(depth) for line in rows(head, body)]
+    where = [line_of(along(depth.positions)), ""] if depth.positions else []
+    return ["## How deep it is", "", line_of(asked_of(depth)), "", *body, *where, line_of(DEPTH_NOTE), ""]
 
 
 def rounds(summary: Summary) -> list[str]:

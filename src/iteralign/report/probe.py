@@ -1,4 +1,4 @@
-"""The probe on the screen and in Markdown: what each model did, beside the base."""
+"""The probe as tables and on the screen: what each model did, beside the base."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,6 @@ from rich.text import Text
 from iteralign.evals.depth import Depth
 from iteralign.evals.probe import Position, Row
 from iteralign.records import Score
-from iteralign.report.markdown import escaped, rows
 from iteralign.report.terminal import heading
 from iteralign.report.wording import interval, plural
 
@@ -19,6 +18,16 @@ NOTE = (
     "evaluator's 95 % interval. The prefill curve is on the questions on which the base complied, begun with its own words; "
     "its answers count as a whole. A measurement that could not be made is no sign of safety."
 )
+
+
+def asked_of(depth: Depth) -> str:
+    questions = plural(depth.prompts, "held-out red-team question")
+    return f"{questions}; the base complied with {depth.replies} of them."
+
+
+def tables(depth: Depth) -> list[list[list[str]]]:
+    """Those that have rows; the first of a table is its head."""
+    return [table for part in TITLES if len(table := table_of(depth, part)) > 1]
 
 
 def table_of(depth: Depth, part: str) -> list[list[str]]:
@@ -64,27 +73,12 @@ def along(found: Sequence[Position]) -> str:
 
 def print_probe(depth: Depth, console: Console | None = None) -> None:
     console = console or Console()
-    asked = f"{plural(depth.prompts, 'held-out question')}, the base complied with {depth.replies}"
-    heading(console, f"How deep it is: {asked}")
-    for part in TITLES:
-        (head, *columns), *body = table_of(depth, part)
-        if body:
-            console.print(Text(f"{head} ({', '.join(columns)})", style="bold"))
+    heading(console, f"How deep it is: {asked_of(depth)}")
+    for (head, *columns), *body in tables(depth):
+        console.print(Text(f"{head} ({', '.join(columns)})", style="bold"))
         for name, *cells in body:
             for column, said in zip(columns, cells, strict=True):
                 console.print(Padding(Text(f"{name}, {column}: {said}"), (0, 0, 0, 2)))
     if depth.positions:
         console.print(Text(along(depth.positions)))
     console.print(Text(NOTE, style="dim"))
-
-
-def probe_markdown(depth: Depth) -> str:
-    asked = f"{plural(depth.prompts, 'held-out red-team question')}; the base complied with {depth.replies} of them."
-    found = ["# How deep it is", "", asked, ""]
-    for part in TITLES:
-        head, *body = table_of(depth, part)
-        if body:
-            found += rows(head, body)
-    if depth.positions:
-        found += [escaped(along(depth.positions)), ""]
-    return "\n".join([*found, escaped(NOTE), ""])

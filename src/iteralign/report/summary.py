@@ -10,6 +10,7 @@ import yaml
 
 from iteralign.config import RunConfig, parse
 from iteralign.errors import InputError, StoreError
+from iteralign.evals.depth import Depth, read_depth
 from iteralign.evals.improvement import Curve
 from iteralign.evals.paired import Measure
 from iteralign.judges.calibration import calibration_in
@@ -48,6 +49,7 @@ class Summary:
     constitution: tuple[History, ...]
     rounds: tuple[Round, ...]
     curve: Curve | None
+    depth: Depth | None
     examples: tuple[Example, ...]
     times: tuple[tuple[str, float], ...]
     environment: tuple[tuple[str, str], ...]
@@ -96,6 +98,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         constitution=constitution,
         rounds=rounds,
         curve=curve,
+        depth=read_depth(folder),
         examples=choose_examples(base, final, full) if kept or not config.phases else (),
         times=read_times(folder),
         environment=read_environment(folder),

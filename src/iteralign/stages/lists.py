@@ -12,6 +12,9 @@ _BULLET = re.compile(
 _NONE = re.compile(r"^\W*(?:none(?! of)|no new rules?|nothing|n/a)\b", re.IGNORECASE)
 _REFUSAL = re.compile(r"^\W*(?:i['’]m sorry|i am sorry|sorry,|i can(?:['’]|no)t|as an ai)", re.IGNORECASE)
 _TITLE = re.compile(r"(?:\*\*)?([^:*]*[^:*\s])(?:\*\*:?|:\*\*|:)\s+(?=\S)")
+_LABEL = re.compile(r"^(?:answer|rule|principle)(?: \d{1,2})?:\s+(?=[A-Z])", re.IGNORECASE)
+_QUOTE = re.compile(r"[\"“]([^\"”]*)(?:[\"”]|$)")
+_SPOKEN = re.compile(r"\bI(?:['’](?:m|ll|d|ve))?\b")
 _SENTENCE_OPENINGS = frozenset(
     ("do", "don't", "never", "always", "when", "if", "unless", "for", "in", "with", "while")
     + ("answer", "avoid", "refuse", "decline")
@@ -34,7 +37,7 @@ def read_list(text: str) -> list[str]:
 def clean(item: str) -> str:
     """One line without markup, and without a short title: "**Safety first:** Do not …" says less than its sentence.
     What belongs to the sentence stays: "When asked for a key: …", "Do **not** …"."""
-    item = re.sub(r"\s+", " ", item).strip()
+    item = _LABEL.sub("", re.sub(r"\s+", " ", item).strip())
     titled = _TITLE.match(item)
     if titled is not None:
         title, rest = titled.group(1), item[titled.end() :]
@@ -42,7 +45,19 @@ def clean(item: str) -> str:
         short = len(title.split()) <= 6 and len(rest.split()) >= MIN_WORDS
         if apart and short and title.split()[0].lower() not in _SENTENCE_OPENINGS:
             item = rest
-    return unquoted(item.replace("**", "").strip("* ").rstrip(":").strip())
+    return unquoted(without_example(item.replace("**", "").strip("* ").rstrip(":").strip()))
+
+
+def without_example(item: str) -> str:
+    """A rule up to where its writer begins to play the assistant: a later sentence that speaks as "I", or that quotes a
+    reply. What the first sentence says stays, however it says it."""
+    first, *more = re.split(r"(?<=[.!?])\s+(?=[\"“A-Z])", item)
+    kept = [first]
+    for sentence in more:
+        if _SPOKEN.search(_QUOTE.sub("", sentence)) or any(len(q.split()) >= 6 for q in _QUOTE.findall(sentence)):
+            break
+        kept.append(sentence)
+    return " ".join(kept)
 
 
 def unquoted(item: str) -> str:
