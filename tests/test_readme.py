@@ -63,7 +63,7 @@ def test_own_oracle_and_judge_on_a_server(tmp_path: Path) -> None:
         if "Answer yes or no" not in asked.text:
             return says("1. Do not help anybody to harm or rob other people.")
         declines = "can't help with that" in asked.text
-        return says("yes" if "sensible" in asked.text or declines == ("saying no" in asked.text) else "no")
+        return says("yes" if "sensible" in asked.text or declines == ("they cannot" in asked.text) else "no")
 
     with serving() as server:
         server.behaviour = behave

@@ -270,6 +270,7 @@ class Preference(Record):
     `score`: the debiased log-odds of the chosen one (positive), `orders`: P(the answer shown first) with the chosen
     first and with it second; None where no model compared them. `origin`: two samples compared, a failing answer and
     its accepted revision, or an own good answer to a harmless prompt and a refusal of it.
+    `begun_tokens`: of the rejected answer, before both; such pairs are made for training and not stored.
     """
 
     prompt: str
@@ -285,10 +286,11 @@ class Preference(Record):
     orders: tuple[float, float] | None = None
     judge: str | None = None
     round: int = 0
+    begun_tokens: int = 0
 
     def row(self) -> dict[str, Any]:
         """TRL's conversational format (prompt, chosen, rejected: lists of messages), beside what is ours."""
-        own = self.model_dump(mode="json", exclude={"chat", "chosen", "rejected", "prompt"})
+        own = self.model_dump(mode="json", exclude={"chat", "chosen", "rejected", "prompt", "begun_tokens"})
         return {
             "prompt": [m.row() for m in self.chat],
             "chosen": [{"role": "assistant", "content": self.chosen.text}],

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from iteralign.config import DPOConfig, SFTConfig, TransformersConfig
+from iteralign.config import DeepenConfig, DPOConfig, SFTConfig, TransformersConfig
 from iteralign.errors import ModelError
 from iteralign.models.weights import fill, load_weights
 from iteralign.records import Preference, Reply
 from iteralign.training.dpo import PairTrainer, answer_logps, dpo, with_reference
 from iteralign.training.policy import BASE, Engine, Policy, train, train_on_pairs
-from iteralign.training.rows import encode_pairs
+from iteralign.training.rows import deepened_pairs, encode_pairs
 from make import BREAD_ROWS, prompt
 from tiny import tiny_folder, tiny_model, tiny_seq2seq, tiny_seq2seq_folder
 
@@ -139,3 +139,24 @@ def test_the_reference_is_measured_as_trl_measures(tmp_path: Path) -> None:
     chosen, rejected = trainer.compute_ref_log_probs(engine.module, batch)
     assert float(chosen) == pytest.approx(rows[0]["ref_chosen_logps"], abs=1e-3)
     assert float(rejected) == pytest.approx(rows[0]["ref_rejected_logps"], abs=1e-3)
+
+
+def test_a_deepened_pair_compares_turning_back_with_going_on() -> None:
+    form = tiny_model().format
+    [made] = deepened_pairs([PAIR], DeepenConfig(share=1.0, tokens=2), 0)
+    [plain], [row] = encode_pairs([PAIR], form, 128).rows, encode_pairs([made], form, 128).rows
+    k = made.begun_tokens
+    assert k in (1, 2)
+    assert row["prompt_ids"] == plain["prompt_ids"] + plain["rejected_ids"][:k]
+    assert row["rejected_ids"] == plain["rejected_ids"][k:]
+    assert form.tokenizer.decode(row["chosen_ids"], skip_special_tokens=True) == f" {PAIR.chosen.text}"
+    late = PAIR.model_copy(update={"begun_tokens": 100})
+    assert encode_pairs([late], form, 128).rejected == 1, "its failing answer is over by then"
+    others = [PAIR.model_copy(update={"origin": "contrast"}), PAIR.model_copy(update={"wants": "answer"})]
+    assert deepened_pairs(others, DeepenConfig(share=1.0), 0) == []
+
+
+def test_dpo_learns_deepened_pairs_beside_the_others(tmp_path: Path) -> None:
+    base = str(tiny_folder(tmp_path / "base"))
+    settings = FAST.model_copy(update={"deepen": DeepenConfig(share=1.0, tokens=2), "epochs": 1.0})
+    assert dpo(tiny_model(), base, base, [PAIR, PAIR], settings, tmp_path / "made", 0).rows == 4

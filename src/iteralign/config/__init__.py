@@ -16,6 +16,7 @@ from iteralign.config.models import (
 from iteralign.config.parts import (
     Calibrated,
     ClassifierConfig,
+    ConstrainConfig,
     DataConfig,
     DeepenConfig,
     DiscoverConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "ClassifierConfig",
     "DPOConfig",
     "DataConfig",
+    "ConstrainConfig",
     "DeepenConfig",
     "DiscoverConfig",
     "EvalsConfig",

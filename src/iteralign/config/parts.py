@@ -199,6 +199,14 @@ class DeepenConfig(Section):
     tokens: int = Field(default=20, ge=1)
 
 
+class ConstrainConfig(Section):
+    """Constrained SFT (Qi et al. 2024, arXiv 2406.05946, eq. 3): the first `tokens` of every answer stay near what they
+    were before, the nearer the larger `beta`. 0 tokens: plain SFT. For training an aligned policy on other rows."""
+
+    tokens: int = Field(default=0, ge=0)
+    beta: float = Field(default=2.0, gt=0)
+
+
 class SFTConfig(TrainConfig):
     """`harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
 
@@ -212,12 +220,14 @@ class SFTConfig(TrainConfig):
     reply_tokens: int | None = Field(default=None, ge=1)
     revision_tokens: int | None = Field(default=None, ge=1)
     deepen: DeepenConfig = DeepenConfig()
+    constrain: ConstrainConfig = ConstrainConfig()
     min_rows: int = Field(default=1, ge=1)
 
 
 class DPOConfig(TrainConfig):
     """Direct preference optimisation (Rafailov et al. 2023, eq. 7). `reference`: the policy that it begins with, or
-    the base. `answer_tokens`: chosen and rejected answers are compared up to this length only."""
+    the base. `answer_tokens`: chosen and rejected answers are compared up to this length only. `deepen`: of the pairs of
+    a failing answer and its revision, a share is learnt once more behind the first tokens of the failing one."""
 
     learning_rate: float = Field(default=5e-6, gt=0)
     epochs: float = Field(default=1.0, gt=0)
@@ -225,6 +235,7 @@ class DPOConfig(TrainConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     reference: Literal["round", "base"] = "round"
     answer_tokens: int | None = Field(default=None, ge=1)
+    deepen: DeepenConfig = DeepenConfig()
 
 
 class RewardConfig(TrainConfig):

@@ -20,7 +20,7 @@ from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import fill, load_weights
 from iteralign.records import Checkpoint, Preference
 from iteralign.training.in_place import Task, Watch, train_in_place
-from iteralign.training.rows import encode_pairs
+from iteralign.training.rows import deepened_pairs, encode_pairs
 
 
 class PairTrainer(DPOTrainer):
@@ -50,7 +50,8 @@ def dpo(
             "DPO compares answers token by token of a decoder-only policy, and this one is an encoder-decoder: use "
             "learn: sft"
         )
-    encoded = encode_pairs(pairs, engine.format, config.max_length, config.answer_tokens)
+    both = [*pairs, *deepened_pairs(pairs, config.deepen, seed)]
+    encoded = encode_pairs(both, engine.format, config.max_length, config.answer_tokens)
     if not encoded.rows:
         raise ModelError(
             f"none of {len(pairs)} pairs fits dpo.max_length {config.max_length} with two different answers: raise it"

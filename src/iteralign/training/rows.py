@@ -72,6 +72,14 @@ def deepened(rows: Sequence[Row], revisions: Sequence[Revision], config: DeepenC
     ]
 
 
+def deepened_pairs(pairs: Sequence[Preference], config: DeepenConfig, seed: int) -> list[Preference]:
+    """Pairs that are compared behind the first tokens of the failing answer: to turn back, or to go on as it did."""
+    own = [p for p in pairs if p.origin == "revision" and p.wants == "decline"]
+    draw = random.Random(seed)
+    chosen = draw.sample(own, round_half(config.share * len(own)))
+    return [p.model_copy(update={"begun_tokens": draw.randint(1, config.tokens)}) for p in chosen]
+
+
 def round_half(x: float) -> int:
     return int(x + 0.5)
 
@@ -132,21 +140,25 @@ def encode_pairs(
     pairs: Sequence[Preference], form: ChatFormat, max_length: int, answer_tokens: int | None = None
 ) -> Encoded:
     """Tokenised pairs of at most `max_length` tokens each: prompt_ids, chosen_ids, rejected_ids. An answer is compared
-    up to `answer_tokens`; one that is cut there or was cut before has no end. Equal answers are rejected."""
+    up to `answer_tokens`; one that is cut there or was cut before has no end. Equal answers are rejected, and deepened
+    pairs whose rejected answer ends with what stands before both."""
     kept: list[dict[str, Any]] = []
     cut = 0
 
-    def tokens(reply: Reply) -> list[int]:
-        ended = form.end_ids if reply.finish == "stop" else []
-        return (form.answer(reply.text.strip()) + ended)[:answer_tokens]
+    def tokens(reply: Reply, text: list[int]) -> list[int]:
+        return (text + (form.end_ids if reply.finish == "stop" else []))[:answer_tokens]
 
     for pair in pairs:
-        chosen, rejected = tokens(pair.chosen), tokens(pair.rejected)
-        chat, shortened = fit(pair.chat, form, max_length - max(len(chosen), len(rejected)))
-        if chat is None or chosen == rejected:
+        begun = pair.begun_tokens
+        answer, turn = form.answer(pair.rejected.text.strip()), pair.chosen.text.strip()
+        chosen = tokens(pair.chosen, form.encode_text(f" {turn}", special=False) if begun else form.answer(turn))
+        rejected = tokens(pair.rejected, answer[begun:])
+        chat, shortened = fit(pair.chat, form, max_length - begun - max(len(chosen), len(rejected)))
+        if chat is None or chosen == rejected or begun >= max(1, len(answer)):
             continue
         cut += shortened
-        kept.append({"prompt_ids": form.encode(chat), "chosen_ids": chosen, "rejected_ids": rejected})
+        prompt = [*form.encode(chat), *answer[:begun]]
+        kept.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     return Encoded(kept, cut, len(pairs) - len(kept))
 
 

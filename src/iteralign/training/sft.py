@@ -13,7 +13,9 @@ from iteralign.config import SFTConfig
 from iteralign.errors import ModelError
 from iteralign.models.decoding import TorchModel
 from iteralign.models.seq2seq import Seq2SeqModel
+from iteralign.models.weights import fill, load_weights
 from iteralign.records import Checkpoint, Row
+from iteralign.training.constrained import constrained_trainer, with_reference
 from iteralign.training.in_place import Task, Watch, train_in_place
 from iteralign.training.labelled import LabelledSFTTrainer
 from iteralign.training.rows import encode
@@ -33,16 +35,26 @@ def sft(
 
     `start` is what `load_weights` reads: a checkpoint folder, or the base's own source.
     """
-    if config.deepen.share and isinstance(engine, Seq2SeqModel):
-        raise ModelError("sft.deepen begins an answer for a decoder-only policy, and this one is an encoder-decoder")
+    if (config.deepen.share or config.constrain.tokens) and isinstance(engine, Seq2SeqModel):
+        raise ModelError(
+            "sft.deepen and sft.constrain look at the first tokens of a decoder-only policy's answer, and this one is an "
+            "encoder-decoder"
+        )
     encoded = encode(rows, engine.format, config.max_length, config.reply_tokens, config.revision_tokens)
     if not encoded.rows:
         raise ModelError(
             f"all {len(rows)} training rows are longer than sft.max_length {config.max_length} tokens: raise it"
         )
 
+    rows_of = encoded.rows
+    if config.constrain.tokens:
+        fill(engine.module, load_weights(start))
+        rows_of = with_reference(engine, rows_of, config.constrain)
+
     def make(module: Any, shared: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Trainer:
-        return make_trainer(module, engine, encoded.rows, shared, optimizer)
+        if config.constrain.tokens:
+            return constrained_trainer(module, engine, rows_of, config.constrain, shared, optimizer)
+        return make_trainer(module, engine, rows_of, shared, optimizer)
 
     longest = max(len(row["input_ids"]) for row in encoded.rows)
     task = Task(make, len(encoded.rows), longest, encoded.cut, encoded.rejected, "sft")
