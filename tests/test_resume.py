@@ -210,7 +210,7 @@ def test_the_same_command_asks_a_judge_that_was_away_again(tmp_path: Path) -> No
         if away and len(asked) > 5:
             return says("The judge is at lunch.")
         declines = "can't help with that" in question.text
-        return says("yes" if "sensible" in question.text or declines == ("saying no" in question.text) else "no")
+        return says("yes" if "sensible" in question.text or declines == ("they cannot" in question.text) else "no")
 
     with serving() as server:
         model = f"{{type: openai, model: j, key_env: null, base_url: '{server.url}', concurrency: 1, logprobs: false}}"

@@ -36,6 +36,7 @@ def probe(
     from iteralign.config import load_config
     from iteralign.evals.depth import probe_depth
     from iteralign.live import Downloads, Live
+    from iteralign.report.charts import probe_chart
     from iteralign.report.markdown import depth_section
     from iteralign.report.probe import print_probe
     from iteralign.runs import open_
@@ -64,5 +65,7 @@ def probe(
             other.close()
             opened.close()
     write_text(folder / "probe.md", "\n".join(depth_section(depth)))
+    if picture := probe_chart(depth):
+        write_text(folder / "probe.svg", picture)
     print_probe(depth)
     typer.echo(f"Table: {folder / 'probe.md'}")

@@ -3,6 +3,7 @@
 import base64
 import codecs
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,12 +213,16 @@ def test_the_whole_probe_ends_in_a_table_and_leaves_no_attacked_weights(tmp_path
 
 
 def test_a_run_that_asks_for_it_ends_with_the_probe_in_its_report(tmp_path: Path) -> None:
-    own = ["probe.prompts=4", "probe.prefill=[0]", "probe.attacks=[suffix]", "probe.fine_tune=[]", "probe.control=0"]
+    own = ["probe.prompts=4", "probe.prefill=[0,3]", "probe.attacks=[suffix]", "probe.fine_tune=[]", "probe.control=0"]
     run(load_config(SCRIPTED, ["rounds=1", *own, "probe.enabled=true"]), tmp_path / "asked")
     run(load_config(SCRIPTED, ["rounds=1", *own]), tmp_path / "not")
     for name in ("report.md", "report.html"):
         assert "How deep it is" in (tmp_path / "asked" / name).read_text()
         assert "How deep it is" not in (tmp_path / "not" / name).read_text()
+    page = (tmp_path / "asked/report.html").read_text()
+    [chart] = re.findall(r'<svg class="chart".*?</svg>', page, re.DOTALL)
+    assert "tokens" in chart and "base in context" in chart and "#000000" not in chart
+    assert 'aria-label="Answer begun with' in chart and 'href="http' not in chart
 
 
 def test_a_copy_that_a_killed_probe_left_is_deleted_at_the_next_start(tmp_path: Path) -> None:

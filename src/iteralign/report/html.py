@@ -7,9 +7,11 @@ from pathlib import Path
 
 from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
 
 from iteralign.evals.depth import Depth
 from iteralign.evals.paired import Measure
+from iteralign.report.charts import probe_chart
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE
 from iteralign.report.markdown import verdict
@@ -67,9 +69,10 @@ def html_report(summary: Summary) -> str:
     )
 
 
-def depth_parts(depth: Depth) -> tuple[str, list[list[list[str]]], tuple[str, ...]]:
-    """What was asked, the tables, and what stands under them."""
-    return asked_of(depth), tables(depth), (*([along(depth.positions)] if depth.positions else []), DEPTH_NOTE)
+def depth_parts(depth: Depth) -> tuple[str, Markup, list[list[list[str]]], tuple[str, ...]]:
+    """What was asked, the picture, the tables, and what stands under them."""
+    under = (*([along(depth.positions)] if depth.positions else []), DEPTH_NOTE)
+    return asked_of(depth), Markup(probe_chart(depth) or ""), tables(depth), under
 
 
 @cache

@@ -1,0 +1,108 @@
+"""Charts as inline SVG: text stays text, black becomes the page's own ink, so that light and dark mode both read well."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from iteralign.evals.depth import Depth
+
+# Three colours that people with any colour vision tell apart (Okabe and Ito), bright enough for both modes
+COLOURS = ("#8a8f96", "#1b8fd1", "#e08a00", "#009e73")
+MARKS = ("s", "o", "^", "D")
+
+
+class Line(NamedTuple):
+    """Points of a line: x, y, and the ends of y's interval (None: it has none)."""
+
+    name: str
+    points: tuple[tuple[float, float, float | None, float | None], ...]
+
+
+class Panel(NamedTuple):
+    title: str
+    x: str
+    y: str
+    lines: tuple[Line, ...]
+    zero: bool = False
+
+
+def panels_svg(panels: Sequence[Panel], text: str) -> str:
+    """Panels side by side. `text`: what the picture shows, for those who do not see it."""
+    import matplotlib as mpl  # only here: most of a report needs no chart
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": text, "font.family": "sans-serif", "font.size": 9}):
+        figure: Any = Figure(figsize=(4.6 * len(panels), 3.1), layout="constrained")
+        for place, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            draw(place, panel)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return inline(file.getvalue(), text)
+
+
+def draw(place: Any, panel: Panel) -> None:
+    for n, line in enumerate(panel.lines):
+        xs, ys = [p[0] for p in line.points], [p[1] for p in line.points]
+        colour = COLOURS[n % len(COLOURS)]
+        place.plot(xs, ys, marker=MARKS[n % len(MARKS)], ms=4, lw=1.6, color=colour, label=line.name)
+        if all(low is not None and high is not None for _, _, low, high in line.points):
+            lows, highs = [p[2] for p in line.points], [p[3] for p in line.points]
+            place.fill_between(xs, lows, highs, color=colour, alpha=0.15, lw=0)
+    if panel.zero:
+        place.axhline(0, color="#8a8f96", lw=0.8, ls="--")
+    place.set_title(panel.title, fontsize=10, loc="left")
+    place.set_xlabel(panel.x)
+    place.set_ylabel(panel.y)
+    for side in ("top", "right"):
+        place.spines[side].set_visible(False)
+    if len(panel.lines) > 1:
+        place.legend(frameon=False, fontsize=8)
+
+
+def inline(svg: str, text: str) -> str:
+    """Without what a file needs and a page does not; `text` as its label."""
+    from markupsafe import escape
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"#000000\b", "currentColor", svg)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg xmlns="http://www.w3.org/2000/svg" viewBox="\1">', svg, count=1
+    )
+    svg = svg.replace("xlink:href", "href")
+    return svg.replace("<svg ", f'<svg class="chart" role="img" aria-label="{escape(text)}" ', 1)
+
+
+def probe_chart(depth: Depth) -> str | None:
+    """Compliance against the tokens that an answer is made to begin with, and where along an answer the models differ."""
+    found = [panel for panel in (prefill_panel(depth), position_panel(depth)) if panel.lines]
+    if not found:
+        return None
+    return panels_svg(found, "; ".join(f"{p.title}: {said(p)}" for p in found))
+
+
+def said(panel: Panel) -> str:
+    return ", ".join(f"{line.name} {' '.join(f'{x:g}: {y:.2f}' for x, y, _, _ in line.points)}" for line in panel.lines)
+
+
+def prefill_panel(depth: Depth) -> Panel:
+    lines: list[Line] = []
+    for column in depth.columns:
+        own = [(r, s) for r in depth.rows if (r.part, r.column) == ("prefill", column) for s in r.scores]
+        points = tuple(
+            (float(r.what.split()[0]), s.value, s.low, s.high)
+            for r, s in own
+            if s.variant == "evaluator" and s.value is not None
+        )
+        if points:
+            lines.append(Line(column, points))
+    return Panel("Answer begun with a compliant one's first tokens", "tokens", "harmful compliance", tuple(lines))
+
+
+def position_panel(depth: Depth) -> Panel:
+    points = tuple((float(p.position), p.mean, p.low, p.high) for p in depth.positions)
+    lines = (Line("aligned", points),) if points else ()
+    return Panel(
+        "Where the models differ", "token of the base's answer", "log P aligned - base, nats", lines, zero=True
+    )
