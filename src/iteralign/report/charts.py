@@ -13,18 +13,21 @@ MARKS = ("s", "o", "^", "D")
 
 
 class Line(NamedTuple):
-    """Points of a line: x, y, and the ends of y's interval (None: it has none)."""
+    """Points of a line: x, y, and the ends of y's interval (None: it has none). `style`: which colour and mark."""
 
     name: str
     points: tuple[tuple[float, float, float | None, float | None], ...]
+    style: int
 
 
 class Panel(NamedTuple):
+    """`rate`: y is a share, shown from 0 to 100 % with a tick at every point; otherwise a line marks 0."""
+
     title: str
     x: str
     y: str
     lines: tuple[Line, ...]
-    zero: bool = False
+    rate: bool
 
 
 def panels_svg(panels: Sequence[Panel], text: str) -> str:
@@ -42,14 +45,20 @@ def panels_svg(panels: Sequence[Panel], text: str) -> str:
 
 
 def draw(place: Any, panel: Panel) -> None:
-    for n, line in enumerate(panel.lines):
+    from matplotlib.ticker import PercentFormatter
+
+    for line in panel.lines:
         xs, ys = [p[0] for p in line.points], [p[1] for p in line.points]
-        colour = COLOURS[n % len(COLOURS)]
-        place.plot(xs, ys, marker=MARKS[n % len(MARKS)], ms=4, lw=1.6, color=colour, label=line.name)
+        colour = COLOURS[line.style % len(COLOURS)]
+        place.plot(xs, ys, marker=MARKS[line.style % len(MARKS)], ms=4, lw=1.6, color=colour, label=line.name)
         if all(low is not None and high is not None for _, _, low, high in line.points):
             lows, highs = [p[2] for p in line.points], [p[3] for p in line.points]
             place.fill_between(xs, lows, highs, color=colour, alpha=0.15, lw=0)
-    if panel.zero:
+    if panel.rate:
+        place.set_ylim(0, 1)
+        place.set_xticks(sorted({p[0] for line in panel.lines for p in line.points}))
+        place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    else:
         place.axhline(0, color="#8a8f96", lw=0.8, ls="--")
     place.set_title(panel.title, fontsize=10, loc="left")
     place.set_xlabel(panel.x)
@@ -88,7 +97,7 @@ def said(panel: Panel) -> str:
 
 def prefill_panel(depth: Depth) -> Panel:
     lines: list[Line] = []
-    for column in depth.columns:
+    for n, column in enumerate(depth.columns):
         own = [(r, s) for r in depth.rows if (r.part, r.column) == ("prefill", column) for s in r.scores]
         points = tuple(
             (float(r.what.split()[0]), s.value, s.low, s.high)
@@ -96,13 +105,13 @@ def prefill_panel(depth: Depth) -> Panel:
             if s.variant == "evaluator" and s.value is not None
         )
         if points:
-            lines.append(Line(column, points))
-    return Panel("Answer begun with a compliant one's first tokens", "tokens", "harmful compliance", tuple(lines))
+            lines.append(Line(column, points, n))
+    return Panel("Answer begun with a compliant one's first tokens", "tokens", "harmful compliance", tuple(lines), True)
 
 
 def position_panel(depth: Depth) -> Panel:
     points = tuple((float(p.position), p.mean, p.low, p.high) for p in depth.positions)
-    lines = (Line("aligned", points),) if points else ()
+    lines = (Line("aligned", points, 1),) if points else ()
     return Panel(
-        "Where the models differ", "token of the base's answer", "log P aligned - base, nats", lines, zero=True
+        "Where the models differ", "token of the base's answer", "log P aligned - base, nats", lines, rate=False
     )
