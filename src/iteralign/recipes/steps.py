@@ -212,7 +212,7 @@ def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[P
         tried = gate_round(run, here, lambda share=shares[middle]: line.at(share), shares[middle])
         gate = tried if tried.kept or not gate.kept else gate
         shares = shares[:middle] if tried.kept else shares[middle + 1 :]
-    if gate.kept and gate.share < 1.0 and run.config.gates.margin < 1.0:
+    if gate.kept and run.config.gates.margin < 1.0:
         share = round(gate.share * run.config.gates.margin, 2)
         less = gate_round(run, here, lambda: line.at(share), share)
         gate = less if less.kept else gate
