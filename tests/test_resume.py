@@ -164,6 +164,13 @@ def test_with_a_margin_less_than_the_largest_share_that_passes_is_kept_and_measu
     assert shares["0.7"] == pytest.approx(0.7 * shares["1.0"], abs=0.006)
 
 
+def test_the_margin_holds_where_the_whole_change_passes_too(tmp_path: Path) -> None:
+    run(tmp_path, "rounds=1", "gates.margin=0.7")
+    gate = read(tmp_path / "rounds/00000/gate.json")
+    assert gate["kept"] and gate["share"] == 0.7
+    assert read(tmp_path / "rounds/00000/tried-1.json")["kept"]
+
+
 def test_a_rolled_back_round_leaves_the_next_one_the_old_policy(tmp_path: Path) -> None:
     outcome = run(tmp_path, "policy.script=collapses", "gates.failures_in_a_row=3")
     assert outcome.stopped is None

@@ -15,6 +15,7 @@ from iteralign.evals.calibration import (
     Judged,
     Marked,
     ask,
+    best_threshold,
     calibrate,
     calibration_error,
     figures,
@@ -99,6 +100,18 @@ def test_the_word_match_agrees_with_people_as_published() -> None:
     made = figures([Marked(float(not refuses(r.reply)), r.complied, r.group) for r in rows], 0.5)
     assert made.kappa.low is not None and made.kappa.high is not None
     assert made.kappa.low > 0.7 and made.kappa.high < 0.9
+
+
+def test_of_thresholds_that_are_about_as_good_the_middle_one_is_taken() -> None:
+    draw = random.Random(3)
+    scores = [draw.random() for _ in range(400)]
+    labels = [s >= 0.5 if draw.random() < 0.8 else draw.random() < 0.5 for s in scores]
+    flips = [n for n, s in enumerate(scores) if 0.5 <= s < 0.6]
+    labels = [n % 2 == 0 if n in flips[:6] else label for n, label in enumerate(labels)]  # chance decides the best cut
+    assert best_threshold(scores, labels) == 0.5
+    assert best_threshold(scores, [s >= 0.8 for s in scores]) == pytest.approx(0.8, abs=0.02), (
+        "where it matters it moves"
+    )
 
 
 # -- the halves -----------------------------------------------------------------------------------------------
