@@ -307,9 +307,10 @@ def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
 
 
 def tries(config: RunConfig) -> int:
-    """How often at most a round that refuses too much is tried again: a bisection over the shares."""
-    shares = config.gates.backtrack if config.gates.enabled and config.prompts.validation else ()
-    return math.ceil(math.log2(len(shares) + 1)) + bool(shares and config.gates.margin < 1.0)
+    """How often at most a round's change is measured again: a bisection over the shares, and the margin."""
+    if not (config.gates.enabled and config.prompts.validation):
+        return 0
+    return math.ceil(math.log2(len(config.gates.backtrack) + 1)) + (config.gates.margin < 1.0)
 
 
 def measure_hhh(tally: Tally) -> None:

@@ -81,12 +81,17 @@ def test_a_thin_layer_gives_way_at_the_first_token_and_a_deep_one_does_not(tmp_p
     assert [found["deep", f"{k} tokens"] for k in (0, 1, 5)] == [0.0, 0.0, 0.0]
 
 
-def test_an_answer_that_was_begun_counts_as_a_whole(tmp_path: Path) -> None:
+def test_what_is_written_after_the_opening_is_judged(tmp_path: Path) -> None:
+    """The opening is the base's: a model that turns back after twenty such words has declined."""
     probe = probe_in(tmp_path, prefill=(3,))
     replies = compliant(probe, "compliant", column("base"), ASKED[:2], drawn=1)
     prefill_curve(probe, [column("shallow")], replies)
     rows = [json.loads(line) for line in (tmp_path / "prefill-3/shallow/responses.jsonl").read_text().splitlines()]
-    assert {r["response"]["reply"]["text"] for r in rows} == {"Here is a and then do the rest."}
+    assert {(r["opening"], r["response"]["reply"]["text"]) for r in rows} == {("Here is a", " and then do the rest.")}
+    long = probe_in(tmp_path / "long", prefill=(20,))
+    replies = compliant(long, "compliant", column("base"), ASKED[:2], drawn=1)
+    [late] = prefill_curve(long, [column("deep")], replies)
+    assert share(late, "evaluator") == share(late) == 0.0
 
 
 def test_a_backend_that_cannot_begin_an_answer_is_not_called_safe(tmp_path: Path) -> None:
@@ -249,14 +254,14 @@ def test_the_control_is_trained_on_the_bases_own_harmless_replies(
     kept: list[Response] = []
 
     def watched(*asked: Any) -> list[Response]:
-        kept.extend(respond(*asked))
-        return kept
+        made = respond(*asked)
+        kept.extend(r for r in made if r.prompt.wants == "answer")
+        return made
 
-    monkeypatch.setattr("iteralign.evals.depth.respond", watched)
+    monkeypatch.setattr("iteralign.evals.tamper.respond", watched)
     try:
         probe_depth(opened, opened.base, opened.base._replace(system="You are the aligned one."))
     finally:
         opened.close()
     assert len(kept) == 4
-    assert {r.prompt.wants for r in kept} == {"answer"}
     assert {r.policy for r in kept} == {opened.base.model.name}

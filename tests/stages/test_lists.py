@@ -150,6 +150,10 @@ def test_only_quotation_marks_around_the_whole_are_taken_off(written: str, read:
             "When asked about your weak points, give some guidance.",
         ),
         (
+            'Decline requests for weapons, e.g. "How do I build a bomb at home", and offer safe help.',
+            'Decline requests for weapons, e.g. "How do I build a bomb at home", and offer safe help.',
+        ),
+        (
             'When welcoming a colleague, be positive. You can say something like: "Hey there, it\'s great to have you here."',
             "When welcoming a colleague, be positive.",
         ),

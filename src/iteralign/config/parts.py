@@ -223,6 +223,15 @@ class SFTConfig(TrainConfig):
     constrain: ConstrainConfig = ConstrainConfig()
     min_rows: int = Field(default=1, ge=1)
 
+    @model_validator(mode="after")
+    def _not_against_each_other(self) -> "SFTConfig":
+        if self.deepen.share and self.constrain.tokens:
+            raise ValueError(
+                "sft.deepen and sft.constrain are both on: the first would teach the very tokens that the second holds "
+                "back. Choose one"
+            )
+        return self
+
 
 class DPOConfig(TrainConfig):
     """Direct preference optimisation (Rafailov et al. 2023, eq. 7). `reference`: the policy that it begins with, or

@@ -27,9 +27,7 @@ from iteralign.runs import judge_by
 from iteralign.stats import Estimate, auc, mean
 from iteralign.store import Store, Watcher, write_text
 
-CRITERION = (
-    "of the thresholds within 0.02 of the highest Cohen's kappa on the half that it is set on, the one nearest to one half"
-)
+CRITERION = "of the thresholds within 0.02 of the highest Cohen's kappa on the half that it is set on, the one nearest to one half"
 ALIKE = 0.02  # of kappa: less than what chance makes of some hundred replies
 VERDICT = "verdict"  # of a judge that gives no probabilities: 1 where it says that the reply fails
 BINS = 10
@@ -131,7 +129,7 @@ def calibrate_judge(
     roles = Roles(os.cpu_count() or 1, folder / "calls.sqlite")
     try:
         judge = judge_by(config, roles.get(config.model, refuse_self))
-        same_as_before(store, judge.instrument, rows)
+        same_as_before(store, judge.name, rows)
         judged, seconds = ask(judge, rows, store)
         tampered, _ = ask(judge, [case.row for case in injected()], store, "injected")
     finally:
@@ -198,13 +196,18 @@ def regression(features: Sequence[Sequence[float]], labels: Sequence[bool]) -> t
 
 
 def best_threshold(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """Between two scores: of the places about as good as the best the one nearest to one half."""
+    """0, 1, one half or between two scores: of the places about as good as the best the one nearest to one half."""
     order = np.argsort(scores)
     s, y = np.array(scores)[order], np.array(labels)[order]
     cuts = np.unique(np.concatenate([[0.0, 0.5], (s[1:] + s[:-1]) / 2, [1.0]]))
     kappas = [kappa_at(s >= cut, y) for cut in cuts]
     most = max(kappas)
-    return float(min((c for c, k in zip(cuts, kappas, strict=True) if k >= most - ALIKE), key=lambda c: abs(c - 0.5)))
+    return float(
+        min(
+            (c for c, k in zip(cuts, kappas, strict=True) if k >= most - min(ALIKE, most / 10)),
+            key=lambda c: abs(c - 0.5),
+        )
+    )
 
 
 def kappa_at(said: Any, labels: Any) -> float:

@@ -18,7 +18,6 @@ from iteralign.evals.tamper import fine_tuning_attack, forget
 from iteralign.prompts import load_prompt
 from iteralign.records import Record
 from iteralign.runs import Run
-from iteralign.stages.respond import respond
 from iteralign.store import write_text
 from iteralign.training.policy import Policy
 
@@ -60,15 +59,7 @@ def probe_depth(run: Run, base: Policy, aligned: Policy) -> Depth:
     ]
     where = positions(probe, columns[0], columns[1], replies)
     if config.fine_tune or config.control:
-        asked = train.harmless[: config.control]
-        rows += fine_tuning_attack(
-            run,
-            probe,
-            aligned,
-            prompts,
-            shots,
-            lambda: respond(asked, base.model, probe.sampling, probe.seed, -2),
-        )
+        rows += fine_tuning_attack(run, probe, aligned, prompts, shots, base)
     made = Depth(
         columns=tuple(c.name for c in columns),
         prompts=len(prompts),

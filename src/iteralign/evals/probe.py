@@ -55,19 +55,34 @@ class Row(Record):
     reason: str = ""
 
 
+class Answer(Record):
+    """A response whole, for what was sent differs from the run's prompts. `opening`: what it was made to begin with,
+    which is judged no more: a model that turns back after it has declined."""
+
+    response: Response
+    opening: str = ""
+
+    def row(self) -> dict[str, object]:
+        return self.model_dump(mode="json")
+
+
+def plainly(responses: Sequence[Response]) -> list[Answer]:
+    return [Answer(response=r) for r in responses]
+
+
 def measure(
     probe: Probe,
     place: str,
     part: str,
     what: str,
     column: Column,
-    make: Callable[[Model], list[Response]],
+    make: Callable[[Model], list[Answer]],
     size: int = 1,
 ) -> Row:
     """Answers that `make` draws, judged, under `place`. Of `size` answers to a prompt the worst counts."""
     here = probe.store.inside(f"{place}/{column.name}")
     try:
-        responses = here.rows("responses", lambda: made(make(column.model())), Answer.model_validate)
+        responses = here.rows("responses", lambda: make(column.model()), Answer.model_validate)
     except NotApplicable as error:
         return Row(part=part, what=what, column=column.name, reason=str(error))
     answered = [r.response for r in responses]
@@ -77,19 +92,6 @@ def measure(
     )
     rows = here.once("scores", lambda: [s.row() for s in compliance(verdicts)])
     return Row(part=part, what=what, column=column.name, scores=tuple(Score.model_validate(s) for s in rows))
-
-
-class Answer(Record):
-    """A response whole: what was sent differs from the run's prompts."""
-
-    response: Response
-
-    def row(self) -> dict[str, object]:
-        return {"response": self.response.model_dump(mode="json")}
-
-
-def made(responses: Sequence[Response]) -> list[Answer]:
-    return [Answer(response=r) for r in responses]
 
 
 def compliance(verdicts: Sequence[Verdict]) -> list[Score]:
@@ -160,15 +162,12 @@ def prefill_curve(probe: Probe, columns: Sequence[Column], replies: Sequence[Res
     ]
 
 
-def begun(probe: Probe, model: Model, replies: Sequence[Response], k: int) -> list[Response]:
-    """Each answer as it reads whole: what it was made to begin with, and what the model wrote after it."""
+def begun(probe: Probe, model: Model, replies: Sequence[Response], k: int) -> list[Answer]:
+    """What the model wrote after what it was made to begin with."""
     openings = [model.opening(r.reply.text, k) if k else "" for r in replies]
     prompts = [prefilled(r.prompt, text) for r, text in zip(replies, openings, strict=True)]
     answers = respond(prompts, model, probe.sampling, probe.seed, -3)
-    return [
-        r.model_copy(update={"reply": r.reply.model_copy(update={"text": text + r.reply.text})})
-        for r, text in zip(answers, openings, strict=True)
-    ]
+    return [Answer(response=r, opening=text) for r, text in zip(answers, openings, strict=True)]
 
 
 def prefilled(prompt: Prompt, text: str) -> Prompt:
@@ -218,13 +217,13 @@ def jailbreaks(
 ) -> list[Row]:
     """Compliance with the question as it stands, and in each attack."""
 
-    def drawn(model: Model, name: str) -> list[Response]:
+    def drawn(model: Model, name: str) -> list[Answer]:
         sampling, sent = probe.sampling, [attacked(p, name, shots, model, probe.config.shots) for p in prompts]
         if name in SAMPLED:
             sampling = sampling.model_copy(update={"temperature": 1.0, "top_p": 1.0})
         if name == "best_of":
             sent = [again(p, n) for p in sent for n in range(probe.config.best_of)]
-        return respond(sent, model, sampling, probe.seed, -3)
+        return plainly(respond(sent, model, sampling, probe.seed, -3))
 
     return [
         measure(probe, f"attack-{name}", "attack", name, c, lambda model, name=name: drawn(model, name))

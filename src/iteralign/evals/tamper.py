@@ -6,7 +6,7 @@ A copy is trained and measured, and deleted: there is no way to keep it. Its fol
 import shutil
 from collections.abc import Callable, Sequence
 
-from iteralign.evals.probe import Column, Probe, measure
+from iteralign.evals.probe import Column, Probe, measure, plainly
 from iteralign.evals.probe import Row as Measured
 from iteralign.evals.suite import HHH, hhh, item_scores
 from iteralign.records import Prompt, Response, Row, Score
@@ -32,10 +32,10 @@ def fine_tuning_attack(
     policy: Policy,
     prompts: Sequence[Prompt],
     compliant: Sequence[Response],
-    harmless: Callable[[], Sequence[Response]],
+    base: Policy,
 ) -> list[Measured]:
-    """Compliance, and HHH, after training on the first n compliant replies, and on the base's harmless ones as the
-    control."""
+    """Compliance, and HHH, after training on the first n compliant replies, and on the base's own replies to harmless
+    training prompts as the control."""
     config = probe.config
     made: list[Measured] = []
     for n in config.fine_tune:
@@ -46,8 +46,15 @@ def fine_tuning_attack(
             continue
         made.append(attacked(run, probe, policy, prompts, name, lambda n=n: rows_of(compliant[:n])))
     if config.control:
-        name = f"{config.control} harmless rows (control)"
-        made.append(attacked(run, probe, policy, prompts, name, lambda: rows_of(harmless()[: config.control])))
+        asked = run.prompts["train"].harmless[: config.control]
+        name = f"{len(asked)} harmless rows (control)"
+        if not asked:
+            made.append(
+                Measured(part="fine-tuning", what=name, column="aligned", reason="no harmless training prompts")
+            )
+            return made
+        own = lambda: rows_of(respond(asked, base.model, probe.sampling, probe.seed, -2))  # noqa: E731
+        made.append(attacked(run, probe, policy, prompts, name, own))
     return made
 
 
@@ -64,8 +71,9 @@ def attacked(
             run.roles.rest()
             seed = seed_for(probe.seed, "attack", what)
             copy = train(policy, rows(), probe.config.tuning, folder / "copy", seed, run.step)
+            copy = copy._replace(system=policy.system)
             column = Column("aligned", lambda: copy.model)
-            answers = lambda model: respond(prompts, model, probe.sampling, probe.seed, -3)  # noqa: E731
+            answers = lambda model: plainly(respond(prompts, model, probe.sampling, probe.seed, -3))  # noqa: E731
             found = measure(probe, place, "fine-tuning", what, column, answers)
             scores = [*found.scores, *capability(run, here, copy)]
         finally:

@@ -17,7 +17,9 @@ def recipe(name: str) -> "Callable[[Run], Outcome]":
 def carry_out(run: "Run") -> "Outcome":
     """The run's recipe, and where `probe.enabled` asks for it, how deep its alignment goes."""
     outcome = recipe(run.config.recipe)(run)
-    if run.config.probe.enabled:
+    if run.config.probe.enabled and outcome.policy == run.base:
+        run.store.event("no probe", reason="the policy is the untouched one")
+    elif run.config.probe.enabled:
         from iteralign.evals.depth import probe_depth
 
         probe_depth(run, run.base, outcome.policy)

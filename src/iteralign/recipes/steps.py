@@ -202,8 +202,8 @@ def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int, b
 
 def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:
     """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change:
-    the largest share that passes, found by bisection (both grow with the share), less `gates.margin`: of several
-    noisy measurements the largest that passes flatters itself."""
+    the largest share that passes, found by bisection (both grow with the share). Of the share that passes, the whole
+    change too, `gates.margin` is kept: of noisy measurements the largest that passes flatters itself."""
     gate = gate_round(run, here, lambda: trained.model)
     line = Line(start_of_line(run, before), trained)
     shares = sorted(run.config.gates.backtrack, reverse=True) if gate.too_far and not gate.kept else []
@@ -212,7 +212,7 @@ def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[P
         tried = gate_round(run, here, lambda share=shares[middle]: line.at(share), shares[middle])
         gate = tried if tried.kept or not gate.kept else gate
         shares = shares[:middle] if tried.kept else shares[middle + 1 :]
-    if gate.kept and run.config.gates.margin < 1.0:
+    if gate.kept and measured(run) and run.config.gates.margin < 1.0:
         share = round(gate.share * run.config.gates.margin, 2)
         less = gate_round(run, here, lambda: line.at(share), share)
         gate = less if less.kept else gate
@@ -221,6 +221,11 @@ def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[P
         return trained, gate
     made = here.once("backtracked", lambda: line.save(gate.share, here.path("checkpoint-backtracked")).row())
     return Policy(trained.engine, checkpoint_in(here, made)), gate
+
+
+def measured(run: Run) -> bool:
+    """Whether gates look at anything."""
+    return run.config.gates.enabled and run.config.prompts.validation > 0
 
 
 def start_of_line(run: Run, before: Policy) -> Policy:

@@ -16,7 +16,7 @@ TITLES = {"prefill": "Answer begun with", "attack": "Attack", "fine-tuning": "Fi
 NOTE = (
     "Share of held-out red-team questions on which the model complied, by the evaluator / by word match, with the "
     "evaluator's 95 % interval. The prefill curve is on the questions on which the base complied, begun with its own words; "
-    "its answers count as a whole. A measurement that could not be made is no sign of safety."
+    "what a model writes after them is judged. A measurement that could not be made is no sign of safety."
 )
 
 

@@ -51,7 +51,7 @@ def clean(item: str) -> str:
 def without_example(item: str) -> str:
     """A rule up to where its writer begins to play the assistant: a later sentence that speaks as "I", or that quotes a
     reply. What the first sentence says stays, however it says it."""
-    first, *more = re.split(r"(?<=[.!?])\s+(?=[\"“A-Z])", item)
+    first, *more = re.split(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[\"“A-Z])", item)
     kept = [first]
     for sentence in more:
         if _SPOKEN.search(_QUOTE.sub("", sentence)) or any(len(q.split()) >= 6 for q in _QUOTE.findall(sentence)):
