@@ -84,10 +84,13 @@ class Run:
         return self._kept("evaluator", self.config.evaluator, policy)
 
     def _kept(self, role: str, config: JudgeConfig, policy: Policy) -> Judge:
-        """What the judge was measured to be worth is kept beside what it says."""
+        """What the judge was measured to be worth is kept beside what it says; no stage of its own: a judge is made in
+        the middle of one, whose time this would take over."""
         judge = judge_of(config, self.roles, policy)
         if not isinstance(config, PanelConfig) and (made := calibration_of(config, judge.instrument)):
-            self.store.once(file_of(role), made.row)
+            path = self.store.path(f"{file_of(role)}.json")
+            if not path.exists():
+                write_text(path, json.dumps(made.row(), ensure_ascii=False, indent=1) + "\n")
         return judge
 
     def close(self) -> None:
