@@ -201,13 +201,8 @@ def best_threshold(scores: Sequence[float], labels: Sequence[bool]) -> float:
     s, y = np.array(scores)[order], np.array(labels)[order]
     cuts = np.unique(np.concatenate([[0.0, 0.5], (s[1:] + s[:-1]) / 2, [1.0]]))
     kappas = [kappa_at(s >= cut, y) for cut in cuts]
-    most = max(kappas)
-    return float(
-        min(
-            (c for c, k in zip(cuts, kappas, strict=True) if k >= most - min(ALIKE, most / 10)),
-            key=lambda c: abs(c - 0.5),
-        )
-    )
+    enough = max(kappas) - min(ALIKE, max(kappas) / 10)
+    return float(min((c for c, k in zip(cuts, kappas, strict=True) if k >= enough), key=lambda c: abs(c - 0.5)))
 
 
 def kappa_at(said: Any, labels: Any) -> float:
