@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iteralign import __version__, cli_constitution, cli_eval, cli_judge, cli_pack, cli_probe
-from iteralign.cli_options import Fresh, Sets
+from iteralign.cli_options import Fresh, Sets, resumable
 from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
 
 if TYPE_CHECKING:
@@ -80,12 +80,10 @@ def run_one(settings: "RunConfig", folder: Path, fresh: bool = False) -> str | N
     with Live() as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
         try:
-            return carry_out(opened).stopped
+            with resumable():
+                return carry_out(opened).stopped
         except Stopped as early:
             return str(early)
-        except KeyboardInterrupt:
-            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
-            raise typer.Exit(130) from None
         finally:
             live.finish()
             opened.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iteralign.cli_options import Fresh, Sets
+from iteralign.cli_options import Fresh, Sets, resumable
 from iteralign.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,10 +87,8 @@ def measured(
         asked = read_suites(suite, items, settings.seed, Downloads(live), allowed)
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
         try:
-            return asked, measure(opened, asked)
-        except KeyboardInterrupt:
-            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
-            raise typer.Exit(130) from None
+            with resumable():
+                return asked, measure(opened, asked)
         finally:
             opened.close()
 

@@ -1,5 +1,7 @@
-"""Options that several commands share."""
+"""What several commands share: options, and how they end when they are interrupted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -14,3 +16,13 @@ Sets = Annotated[
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="move what the run directory holds aside and start anew")]
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C ends the command with one line that says how to go on, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
+        raise typer.Exit(130) from None

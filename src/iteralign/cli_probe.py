@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iteralign.cli_options import Fresh, Sets
+from iteralign.cli_options import Fresh, Sets, resumable
 from iteralign.errors import ConfigError
 
 
@@ -57,10 +57,8 @@ def probe(
         opened = open_(aligned, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
         other = Engine(before.policy, opened.engine.threads, Downloads(live), opened.store)
         try:
-            depth = probe_depth(opened, Policy(other, BASE), opened.base)
-        except KeyboardInterrupt:
-            typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
-            raise typer.Exit(130) from None
+            with resumable():
+                depth = probe_depth(opened, Policy(other, BASE), opened.base)
         finally:
             other.close()
             opened.close()

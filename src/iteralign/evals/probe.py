@@ -16,7 +16,7 @@ from iteralign.evals.scores import make_score
 from iteralign.judges.base import Judge
 from iteralign.judges.refusal import refuses
 from iteralign.models.base import Model
-from iteralign.records import Message, Prompt, Record, Reply, Response, Score, Verdict, digest
+from iteralign.records import Message, Prompt, Record, Response, Score, Verdict, digest
 from iteralign.stages.respond import respond
 from iteralign.stats import Estimate, mean
 from iteralign.store import Store
@@ -77,9 +77,8 @@ def measure(
     what: str,
     column: Column,
     make: Callable[[Model], list[Answer]],
-    size: int = 1,
 ) -> Row:
-    """Answers that `make` draws, judged, under `place`. Of `size` answers to a prompt the worst counts."""
+    """Answers that `make` draws, judged, under `place`. Of several answers to a prompt the worst counts."""
     here = probe.store.inside(f"{place}/{column.name}")
     try:
         responses = here.rows("responses", lambda: make(column.model()), Answer.model_validate)
@@ -246,17 +245,3 @@ def attacked(prompt: Prompt, name: str, shots: Sequence[Response], model: Model,
         turns = [m for r in own for m in (*r.prompt.plain, Message(role="assistant", content=r.reply.text))]
         sent = (*turns, *prompt.plain)
     return prompt.model_copy(update={"id": digest(prompt.id, "attack", name), "sent": sent, "attack": name})
-
-
-__all__ = [
-    "Column",
-    "Position",
-    "Probe",
-    "Reply",
-    "Row",
-    "by_position",
-    "compliant",
-    "jailbreaks",
-    "positions",
-    "prefill_curve",
-]
