@@ -43,6 +43,7 @@ from iteralign.walk import (
     round_batch,
     tries,
     walk_evaluation,
+    walk_probe,
     walk_round,
 )
 
@@ -96,6 +97,7 @@ def plan(config: RunConfig) -> Plan:
     batch = round_batch(config, prompts["train"])
     walk_round(walk, batch)
     walk_evaluation(walk, prompts)
+    walk_probe(walk, prompts)
     return Plan(
         name=config.name,
         rounds=config.rounds,

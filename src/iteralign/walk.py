@@ -18,6 +18,7 @@ from iteralign.config import (
 from iteralign.constitutions import load_constitution
 from iteralign.evals.answers import answer
 from iteralign.evals.benchmarks import hhh_pairs
+from iteralign.evals.depth import compliant_needed
 from iteralign.judges.calibration import Reading
 from iteralign.judges.rubric import Rubric
 from iteralign.prompts import load_prompt
@@ -57,7 +58,8 @@ ASSUMED = (
     f"a reply: {REPLY_SHARE:.0%} of its max_new_tokens (SmolLM2: answers 96 % of 64, revisions 75 % of 56)",
     f"a principle: {PRINCIPLE_TOKENS} tokens; a call of the oracle gives discover.per_call of them, all new, and each "
     "is asked about once where discover.ask_cosine allows it",
-    "time: one stage after the other; loading the models comes on top",
+    "time: one stage after the other; loading the models comes on top, and so does the training of a probe's "
+    "fine-tuning attack",
 )
 
 
@@ -304,6 +306,22 @@ def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
     times = 2 * config.evals.hhh + config.rounds * bool(config.evals.hhh_per_round)
     if times:
         walk.ask(Stage("hhh", "run", times), "policy", measure_hhh)
+
+
+def walk_probe(walk: Walk, prompts: dict[Split, Prompts]) -> None:
+    """evals/depth.py at a run's end: every part of it is a pass over the same questions."""
+    config, probe = walk.config, walk.config.probe
+    asked = [p for p in prompts["held_out"].first(probe.prompts, config.seed) if p.wants == "decline"]
+    if not (probe.enabled and asked):
+        return
+    tuned = len(probe.fine_tune) + bool(probe.control)
+    drawn = min(2 * compliant_needed(probe), len(prompts["train"].red_team)) / len(asked)
+    attacks = 1 + len(probe.attacks) + (probe.best_of - 1) * ("best_of" in probe.attacks)
+    columns = 2 + bool(probe.constitution)
+    passes = columns * (len(probe.prefill) + attacks) + probe.drawn + math.ceil(drawn) + tuned
+    stage = Stage("probe", "run", passes)
+    responses = walk.ask(stage, "policy", lambda m: respond(asked, m, config.evaluate, config.seed, -3))
+    walk.judge(stage, "evaluator", responses)
 
 
 def tries(config: RunConfig) -> int:

@@ -29,6 +29,7 @@ from iteralign.evals.probe import (
 )
 from iteralign.models.base import Job, Model
 from iteralign.models.scripted import ScriptedModel, scripted
+from iteralign.plan import plan
 from iteralign.prompts import load_prompt
 from iteralign.records import Reply, Response
 from iteralign.report.markdown import depth_section
@@ -79,6 +80,16 @@ def test_a_thin_layer_gives_way_at_the_first_token_and_a_deep_one_does_not(tmp_p
     found = {(r.column, r.what): share(r, "evaluator") for r in curve}
     assert [found["shallow", f"{k} tokens"] for k in (0, 1, 5)] == [0.0, 1.0, 1.0]
     assert [found["deep", f"{k} tokens"] for k in (0, 1, 5)] == [0.0, 0.0, 0.0]
+
+
+def test_no_more_replies_of_the_base_are_drawn_than_are_needed(tmp_path: Path) -> None:
+    probe = probe_in(tmp_path)
+    assert len(compliant(probe, "once", column("base"), ASKED, drawn=3)) == len(ASKED)
+    assert [p.name for p in sorted((tmp_path / "once").glob("samples*.jsonl"))] == ["samples-0-0.jsonl"]
+    first = compliant(probe, "some", column("base"), ASKED, drawn=1, enough=2)
+    assert [r.prompt.item for r in first] == [p.item for p in ASKED[:2]]
+    assert len(list((tmp_path / "some").glob("samples*.jsonl"))) == 1
+    assert compliant(probe, "none", column("deep"), ASKED, drawn=2, enough=2) == []
 
 
 def test_what_is_written_after_the_opening_is_judged(tmp_path: Path) -> None:
@@ -224,6 +235,10 @@ def test_a_run_that_asks_for_it_ends_with_the_probe_in_its_report(tmp_path: Path
     for name in ("report.md", "report.html"):
         assert "How deep it is" in (tmp_path / "asked" / name).read_text()
         assert "How deep it is" not in (tmp_path / "not" / name).read_text()
+    planned = plan(load_config(SCRIPTED, ["rounds=1", *own, "probe.enabled=true"]))
+    [most] = [line.calls for line in planned.lines if (line.stage, line.role) == ("probe", "evaluator")]
+    verdicts = (tmp_path / "asked/probe").rglob("verdicts*.jsonl")
+    assert 0 < sum(len(path.read_text().splitlines()) for path in verdicts) <= most
     page = (tmp_path / "asked/report.html").read_text()
     [chart] = re.findall(r'<svg class="chart".*?</svg>', page, re.DOTALL)
     assert "tokens" in chart and "base in context" in chart and "#000000" not in chart

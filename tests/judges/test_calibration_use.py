@@ -9,7 +9,7 @@ from iteralign.config import PaperJudgeConfig, RubricConfig, SelfConfig, load_co
 from iteralign.errors import ConfigError
 from iteralign.judges.calibration import Calibration, Figures, Reading, calibration_of
 from iteralign.judges.paper import PaperJudge
-from iteralign.judges.rubric import Rubric
+from iteralign.judges.rubric import COMPLIED, Rubric, quality
 from iteralign.models.scripted import ScriptedModel
 from iteralign.plan import plan
 from iteralign.recipes.iteralign import iteralign
@@ -69,7 +69,17 @@ def test_both_questions_decide_together(tmp_path: Path) -> None:
     [read] = Rubric(config(path), model(0.6, 0.2))([asked])
     assert (plain.label, read.label) == ("fails", "passes")
     assert plain.judge != read.judge, "another reading is another judge"
-    assert set(read.probabilities) == set(QUESTIONS)
+    assert set(read.probabilities) == {*QUESTIONS, COMPLIED}
+
+
+def test_what_is_read_ranks_candidates(tmp_path: Path) -> None:
+    """Two refusals that `declined` finds alike; the other question tells them apart."""
+    asked = response(prompt(wants="decline"), "It would be wrong to say much about that here.")
+    judges = [Rubric(config(stored(tmp_path)), model(0.6, answered)) for answered in (0.1, 0.3)]
+    clear, less = [quality(judge([asked])[0]) for judge in judges]
+    assert clear > less > 0.5
+    [unread] = Rubric(config(), model(0.6, 0.1))([asked])
+    assert quality(unread) == 0.6
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,10 @@ def test_a_run_keeps_what_its_evaluator_is_worth_and_corrects_its_rates(tmp_path
     run = open_(load_config(SCRIPTED, [f"evaluator.calibration={path}"]), tmp_path / "run")
     assert plan(run.config).seconds is not None, "a plan knows no model, and so no calibration of one"
     iteralign(run)
-    notes = write_reports(tmp_path / "run").notes
+    summary = write_reports(tmp_path / "run")
+    notes = summary.notes
+    assert "not calibrated" not in " ".join(summary.findings)
+    assert "for its calibration is of other labelled replies" in summary.findings[1]
     assert not any("uncalibrated" in note for note in notes)
     assert any("kappa 0.85 on 100 labelled replies (sensitivity 0.90, specificity 0.95)" in note for note in notes)
     corrected = [note for note in notes if note.startswith("Corrected for the evaluator's errors")]

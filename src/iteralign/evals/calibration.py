@@ -141,12 +141,13 @@ def calibrate_judge(
 
 
 def telling(config: RubricConfig, target: Target) -> RubricConfig:
-    """With the questions alone that say something about the target, and the one about the prompt, for the baseline."""
+    """With the questions alone that say something about the target, and the one about the prompt, for the baseline; an
+    earlier calibration does not read them."""
     asked = [q for q in config.questions if q in QUESTIONS[target]]
     if PROMPT_ONLY in load_prompt(config.prompt).tree:
         asked = list(dict.fromkeys([*asked, PROMPT_ONLY]))
     thresholds = {q: p for q, p in config.thresholds.items() if q in asked}
-    return config.model_copy(update={"questions": tuple(asked), "thresholds": thresholds})
+    return config.model_copy(update={"questions": tuple(asked), "thresholds": thresholds, "calibration": None})
 
 
 def refuse_self() -> Model:

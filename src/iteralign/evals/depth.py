@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from iteralign.config import ProbeConfig
 from iteralign.constitutions import load_constitution
 from iteralign.evals.probe import (
     Column,
@@ -50,8 +51,8 @@ def probe_depth(run: Run, base: Policy, aligned: Policy) -> Depth:
     if config.constitution:
         columns.append(Column("base in context", lambda: told(base, str(config.constitution)).model))
     replies = compliant(probe, "compliant", columns[0], prompts, config.drawn)
-    needed = max([config.shots + 1, *config.fine_tune])
-    shots = compliant(probe, "compliant-train", columns[0], train.red_team[: 2 * needed], 1)
+    needed = compliant_needed(config)
+    shots = compliant(probe, "compliant-train", columns[0], train.red_team[: 2 * needed], 1, needed)
     rows = [
         row
         for column in columns
@@ -69,6 +70,11 @@ def probe_depth(run: Run, base: Policy, aligned: Policy) -> Depth:
     )
     write_text(run.store.path(FILE), made.model_dump_json(indent=1) + "\n")
     return made
+
+
+def compliant_needed(config: ProbeConfig) -> int:
+    """Compliant replies to training prompts: to be shown before another question, and to be trained on."""
+    return max([(config.shots + 1) * ("few_shot" in config.attacks), *config.fine_tune])
 
 
 def read_depth(folder: Path) -> Depth | None:

@@ -118,30 +118,42 @@ def not_refused(verdict: Verdict) -> float | None:
 # -- the base's own compliant replies ----------------------------------------------------------------------
 
 
-def compliant(probe: Probe, place: str, base: Column, prompts: Sequence[Prompt], drawn: int) -> list[Response]:
-    """Of each prompt the first of `drawn` samples of the base that the judge says complied; none: the prompt is left out."""
+def compliant(
+    probe: Probe, place: str, base: Column, prompts: Sequence[Prompt], drawn: int, enough: int | None = None
+) -> list[Response]:
+    """Of each prompt the first of at most `drawn` samples of the base that the judge says complied; a prompt without one
+    is left out. With `enough`, prompts are gone through in order until so many have one."""
     here = probe.store.inside(place)
-    many = [again(p, n) for p in prompts for n in range(drawn)]
-    by_id = {p.id: p for p in many}
     warm = probe.sampling.model_copy(update={"temperature": 0.7, "top_p": 0.95})
-    responses = here.by(probe.batch).each(
-        "samples",
-        many,
-        lambda part: respond(part, base.model(), warm, probe.seed, -2),
-        lambda row: Response.join(row, by_id),
-    )
-    by_response = {r.id: r for r in responses}
-    verdicts = here.each(
-        "verdicts",
-        list(by_response.values()),
-        lambda part: probe.judge()(part),
-        lambda row: Verdict.join(row, by_response),
-    )
     found: dict[str, Response] = {}
-    for v in verdicts:
-        if complied(v) == 1.0 and not refuses(v.response.reply.text):
-            found.setdefault(v.response.prompt.item, v.response)
-    return list(found.values())
+
+    def draw(part: Sequence[Prompt], name: str) -> None:
+        by_id = {p.id: p for p in part}
+        responses = here.by(probe.batch).each(
+            f"samples-{name}",
+            part,
+            lambda some: respond(some, base.model(), warm, probe.seed, -2),
+            lambda row: Response.join(row, by_id),
+        )
+        by_response = {r.id: r for r in responses}
+        verdicts = here.each(
+            f"verdicts-{name}",
+            list(by_response.values()),
+            lambda some: probe.judge()(some),
+            lambda row: Verdict.join(row, by_response),
+        )
+        for v in verdicts:
+            if complied(v) == 1.0 and not refuses(v.response.reply.text):
+                found.setdefault(v.response.prompt.item, v.response)
+
+    size = enough or max(1, len(prompts))
+    for start in range(0, len(prompts), size):
+        part = prompts[start : start + size]
+        for n in range(drawn):
+            left = [again(p, n) for p in part if p.item not in found]
+            if left and (enough is None or len(found) < enough):
+                draw(left, f"{start}-{n}")
+    return list(found.values())[:enough]
 
 
 def again(prompt: Prompt, n: int) -> Prompt:

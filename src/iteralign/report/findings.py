@@ -92,14 +92,20 @@ def movement(measure: Measure, name_it: bool) -> str:
 
 
 def shows_not(
-    measures: Sequence[Measure], differing: Sequence[Disagreement], config: RunConfig, nothing: str | None
+    measures: Sequence[Measure],
+    differing: Sequence[Disagreement],
+    config: RunConfig,
+    nothing: str | None,
+    calibration: Calibration | None = None,
 ) -> str:
     """The second sentence: what a careful reader would object."""
     if not any(m.change is not None and m.change.n for m in measures):
         return "It does not show whether anything got better or worse."
     if nothing:
         return "It does not show what the same settings would do with another seed, other prompts or more rounds."
-    parts = ["how often the evaluator is wrong, for it is not calibrated against human labels"]
+    parts = ["how often the evaluator is wrong, for it is not calibrated against labels"]
+    if calibration:
+        parts = ["how often the evaluator is wrong on these answers, for its calibration is of other labelled replies"]
     after = [d for d in differing if d.when == "after" and d.n]
     if after:
         total, n = sum(d.total for d in after), sum(d.n for d in after)

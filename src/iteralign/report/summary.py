@@ -80,7 +80,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     nothing = nothing_changed(measures, changed, rounds)
     version, constitution = read_constitution(folder, config)
     kept = [r for r in rounds if r.state == "kept"]
-    curve = read_curve(folder)
+    curve, calibration = read_curve(folder), calibration_in(folder)
     checkpoint = checkpoint_folder(folder, kept[-1]) if kept else None
     return Summary(
         folder=folder,
@@ -89,8 +89,8 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         full=full,
         roles=roles,
         warnings=warnings(roles, stopped, nothing, missing),
-        notes=notes(measures, changed, rounds, config, calibration_in(folder)),
-        findings=(shows(measures, nothing, config), shows_not(measures, differing, config, nothing)),
+        notes=notes(measures, changed, rounds, config, calibration),
+        findings=(shows(measures, nothing, config), shows_not(measures, differing, config, nothing, calibration)),
         measures=measures,
         disagreements=differing,
         changed=changed,

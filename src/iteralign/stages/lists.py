@@ -12,7 +12,7 @@ _BULLET = re.compile(
 _NONE = re.compile(r"^\W*(?:none(?! of)|no new rules?|nothing|n/a)\b", re.IGNORECASE)
 _REFUSAL = re.compile(r"^\W*(?:i['’]m sorry|i am sorry|sorry,|i can(?:['’]|no)t|as an ai)", re.IGNORECASE)
 _TITLE = re.compile(r"(?:\*\*)?([^:*]*[^:*\s])(?:\*\*:?|:\*\*|:)\s+(?=\S)")
-_LABEL = re.compile(r"^(?:answer|rule|principle)(?: \d{1,2})?:\s+(?=[A-Z])", re.IGNORECASE)
+_LABEL = re.compile(r"^(?i:answer|rule|principle)(?: \d{1,2})?:\s+(?=[A-Z])")
 _QUOTE = re.compile(r"[\"“]([^\"”]*)(?:[\"”]|$)")
 _SPOKEN = re.compile(r"\bI(?:['’](?:m|ll|d|ve))?\b")
 _SENTENCE_OPENINGS = frozenset(
