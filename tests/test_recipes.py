@@ -73,6 +73,13 @@ def test_cai_criticises_under_each_drawn_principle_and_trains_on_the_last_answer
     revisions = read_rows(tmp_path / "rounds/00000/revisions.jsonl")
     assert len(revisions) == 48 and {len(r["steps"]) for r in revisions} == {2}
     assert all(step["critique"] for r in revisions for step in r["steps"])
+    others = {line.stage for line in plan(load_config(SCRIPTED, [*CAI, "revise.critic=oracle"])).lines}
+    assert "critique" in others and "critique" not in {x.stage for x in plan(load_config(SCRIPTED, CAI)).lines}
+    run(tmp_path / "critic", *CAI, "rounds=1", "revise.candidates=1", "revise.critic=oracle")
+    apart = read_rows(tmp_path / "critic/rounds/00000/revisions.jsonl")
+    assert {s["critique"] for r in apart for s in r["steps"]}.isdisjoint(
+        s["critique"] for r in revisions for s in r["steps"]
+    )
     last = {r["steps"][-1]["reply"]["text"] for r in revisions if r["accepted"]}
     rows = [row for row in read_rows(tmp_path / "rounds/00000/rows.jsonl") if row["origin"] == "revision"]
     assert rows and {row["answer"] for row in rows} <= last

@@ -21,7 +21,7 @@ def probe(
     ] = None,
     config: Annotated[
         Path, typer.Option(metavar="CONFIG", help="YAML file whose prompts, evaluator and sampling are used")
-    ] = Path("configs/demo.yaml"),
+    ] = Path("configs/probe.yaml"),
     set_: Sets = [],  # noqa: B006
     run_dir: Annotated[
         Path | None,

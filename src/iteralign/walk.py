@@ -38,7 +38,7 @@ from iteralign.stages.discover import ask_same, asks, discover
 from iteralign.stages.prefer import compare, sample
 from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
-from iteralign.stages.revise import revise
+from iteralign.stages.revise import Draft, revise
 from iteralign.tally import CHARACTERS_A_TOKEN, CHAT_TOKENS, REPLY_SHARE, TURN_TOKENS, Tally, filler
 from iteralign.training_plan import HARMLESS_FAILING, failing_of
 
@@ -226,8 +226,15 @@ def walk_both(walk: Walk, batch: Sequence[Prompt]) -> None:
 
 def walk_revisions(walk: Walk, failures: Sequence[Verdict], principles: Sequence[Principle]) -> None:
     config, rounds = walk.config, walk.config.rounds
-    stage = Stage("revise", "round", rounds)
-    drafts = walk.ask(stage, "policy", lambda m: revise(failures, m, principles, config.revise, config.seed, 0))
+
+    def rewrite(policy: Tally, critic: Tally) -> list[Draft]:
+        return revise(failures, policy, principles, config.revise, config.seed, 0, critic=critic)
+
+    other = Tally(config.policy)  # the one of the two that a line is not about
+    apart = config.revise.critique and config.revise.critic == "oracle"
+    if apart:
+        walk.ask(Stage("critique", "round", rounds), "oracle", lambda m: rewrite(other, m))
+    drafts = walk.ask(Stage("revise", "round", rounds), "policy", lambda m: rewrite(m, other if apart else m))
     if config.revise.verify:
         revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
         walk.judge(Stage("verify", "round", rounds), "judge", revised)

@@ -176,6 +176,15 @@ def test_a_critique_is_written_first_and_kept() -> None:
     ]
 
 
+def test_another_model_may_criticise_once_for_all_candidates_at_the_same_place() -> None:
+    critic, policy = Policy("It tells how to open it."), Policy(GOOD)
+    config = ReviseConfig(candidates=3, max_principles=1, critique=True, critic="oracle")
+    made = revise([HARMFUL, REFUSED], policy, [*DECLINES[:1], *ANSWERS], config, seed=1, round=0, critic=critic)
+    assert len(critic.jobs) == 2 and len(policy.jobs) == len(made) == 6
+    assert {s.critique for d in made for s in d.steps} == {"It tells how to open it."}
+    assert all("It tells how to open it." in job.chat[-1].content for job in policy.jobs)
+
+
 @pytest.mark.parametrize("about", [HARMFUL, REFUSED], ids=["harmful", "refused"])
 def test_the_rewrite_sees_the_critique_and_is_the_same_text_without_one(about: Verdict) -> None:
     critic, plain = Policy("It breaks the rule in its first words.", GOOD), Policy(GOOD)

@@ -140,16 +140,16 @@ class DiscoverConfig(Section):
 
 
 class ReviseConfig(Section):
-    """`max_principles` 0 takes all of the round's. `check` asks first whether the principle is broken."""
+    """`max_principles` 0 takes all of the round's; `draws`: so many principles one after another instead, drawn by seed.
+    `check` asks first whether the principle is broken. `critic`: who criticises; a small policy sees no fault of its own."""
 
     prompt: str = "revise.yaml"
     candidates: int = Field(default=2, ge=1)
     max_principles: int = Field(default=1, ge=0)
-    draws: int | None = Field(
-        default=None, ge=1, description="principles drawn one after another, seeded, for an answer"
-    )
+    draws: int | None = Field(default=None, ge=1)
     check: bool = False
     critique: bool = False
+    critic: Literal["policy", "oracle"] = "policy"
     verify: bool = True
     min_words: int = Field(default=8, ge=0)
     min_distinct: float = Field(default=0.6, ge=0, le=1, description="share of distinct words")

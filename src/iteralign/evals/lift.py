@@ -75,6 +75,7 @@ def trials(
     config: ReviseConfig,
     seed: int,
     round: int,
+    critic: Model | None = None,
 ) -> list[Trial]:
     """Every failure and every passing harmless answer under every principle. What is done without a principle is done
     once for all of them."""
@@ -83,7 +84,7 @@ def trials(
 
     def under(principle: Principle) -> list[float | None]:
         once = config.model_copy(update={"candidates": 1, "max_principles": 1, "verify": True, "keep": "all"})
-        made = verify(revise(answers, policy, [principle], once, seed, round), judge, policy.name, once)
+        made = verify(revise(answers, policy, [principle], once, seed, round, critic=critic), judge, policy.name, once)
         return [None if m.after is not None and m.after.label == "unjudged" else float(m.accepted) for m in made]
 
     if not principles or not answers:

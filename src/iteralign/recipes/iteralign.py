@@ -8,6 +8,7 @@ from iteralign.evals.suite import evaluate, on_validation
 from iteralign.recipes.steps import (
     Outcome,
     Standing,
+    critic_of,
     enough,
     learn,
     respond_and_judge,
@@ -100,11 +101,12 @@ def measure_lift(
     if not held:
         return found
     passing = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: config.lift.budget]
-    here.rows(
-        "lift",
-        lambda: trials(held, passing, found.met, policy.model, run.judge(policy), config.revise, config.seed, r),
-        lambda row: Trial(**row),
-    )
+
+    def make() -> list[Trial]:
+        critic = critic_of(run, policy, config.revise)
+        return trials(held, passing, found.met, policy.model, run.judge(policy), config.revise, config.seed, r, critic)
+
+    here.rows("lift", make, lambda row: Trial(**row))
     places = [run.store.path(f"rounds/{n:05d}/lift.jsonl") for n in range(r + 1)]
     pooled = [Trial(**row) for path in places if path.is_file() for row in read_rows(path)]
     lifts = [lift(p.id, pooled) for p in found.met]

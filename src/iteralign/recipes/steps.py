@@ -9,6 +9,7 @@ from iteralign.constitutions import constitution_markdown, constitution_yaml
 from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.protected import decontaminated
 from iteralign.evals.suite import evaluate_round, gate_round
+from iteralign.models.base import Model
 from iteralign.recipes.training import checkpoint_in, fine_tune, fine_tune_on_pairs, reinforce
 from iteralign.records import (
     Constitution,
@@ -113,13 +114,18 @@ def rewrite(
         name,
         verdicts,
         lambda part: verify(
-            revise(part, policy.model, principles, config, run.config.seed, r, as_kind),
+            revise(part, policy.model, principles, config, run.config.seed, r, as_kind, critic_of(run, policy, config)),
             run.judge(policy),
             policy.model.name,
             config,
         ),
         lambda row: Revision.join(row, responses, known),
     )
+
+
+def critic_of(run: Run, policy: Policy, config: ReviseConfig) -> Model | None:
+    """None: the policy criticises itself."""
+    return run.oracle(policy) if config.critique and config.critic == "oracle" else None
 
 
 def select(

@@ -13,7 +13,7 @@ from iteralign.judges.base import Judge, degenerate, words
 from iteralign.judges.rubric import quality
 from iteralign.models.base import Job, Model
 from iteralign.prompts import PromptFile, load_prompt
-from iteralign.records import Principle, Reply, Response, Revision, Step, Verdict, Wants
+from iteralign.records import Chat, Principle, Reply, Response, Revision, Step, Verdict, Wants
 from iteralign.seeds import seed_for
 from iteralign.similarity import cosines
 from iteralign.stages.discover import kind_of
@@ -53,9 +53,10 @@ def revise(
     seed: int,
     round: int,
     as_kind: Wants | None = None,
+    critic: Model | None = None,
 ) -> list[Draft]:
     """`candidates` drafts a failure, in order; each step's draw belongs to (round, prompt, candidate, step). `as_kind`:
-    all are rewritten as failures of this kind are."""
+    all are rewritten as failures of this kind are. `critic`: who writes the critiques, the policy by default."""
     prompts = load_prompt(config.prompt)
     drafts = [Draft(f, c, (), f.response.reply) for f in failures for c in range(config.candidates)]
     plans = [
@@ -70,6 +71,7 @@ def revise(
             [drafts[i] for i in at],
             [plans[i][depth] for i in at],
             policy,
+            critic or policy,
             prompts,
             config,
             as_kind,
@@ -87,12 +89,14 @@ def step(
     drafts: list[Draft],
     principles: list[Principle],
     policy: Model,
+    critic: Model,
     prompts: PromptFile,
     config: ReviseConfig,
     as_kind: Wants | None,
     seeds: list[int],
 ) -> list[Draft]:
-    """One principle for each draft: check, critique, rewrite (the first two where the config asks for them)."""
+    """One principle for each draft: check, critique, rewrite (the first two where the config asks for them). Candidates
+    that stand at the same reply and principle share a critique."""
     values = [
         {
             "prompt": d.failure.response.prompt.question,
@@ -110,13 +114,14 @@ def step(
         kept = [c.answer == "no" for c in choices]
     todo = [i for i, keep in enumerate(kept) if not keep]
     if config.critique:
-        jobs = [
-            Job(chat=prompts.chat("critique", **values[i]), sampling=sampling_of(config.sampling), seed=seeds[i] ^ 1)
-            for i in todo
-        ]
-        for i, reply in zip(todo, policy.generate(jobs), strict=True):
-            values[i]["critique"] = reply.text.strip()
-    jobs = [
+        asked = {i: prompts.chat("critique", **values[i]) for i in todo}
+        jobs: dict[Chat, Job] = {}
+        for i, chat in asked.items():
+            jobs.setdefault(chat, Job(chat=chat, sampling=sampling_of(config.sampling), seed=seeds[i] ^ 1))
+        said = dict(zip(jobs, critic.generate(list(jobs.values())), strict=True))
+        for i, chat in asked.items():
+            values[i]["critique"] = said[chat].text.strip()
+    rewrites = [
         Job(
             chat=prompts.chat(key_for(prompts, as_kind or kind_of(drafts[i].failure)), **values[i]),
             sampling=sampling_of(config.sampling),
@@ -124,7 +129,7 @@ def step(
         )
         for i in todo
     ]
-    replies = dict(zip(todo, policy.generate(jobs), strict=True))
+    replies = dict(zip(todo, policy.generate(rewrites), strict=True))
     return [
         d._replace(
             steps=(*d.steps, Step(principle=p.id, critique=values[i]["critique"], reply=replies.get(i))),
