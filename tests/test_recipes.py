@@ -209,3 +209,15 @@ def test_preferences_may_be_of_the_policy_before_its_cai_phase(tmp_path: Path) -
     run(tmp_path, *SELF, "rounds=1", "self_improve.preferences_from=before_sft")
     first, second = (read_rows(tmp_path / f"rounds/0000{n}/responses.jsonl") for n in (0, 1))
     assert {row["policy"] for row in first} == {row["policy"] for row in second}
+
+
+def test_failing_samples_may_be_paired_with_their_revisions_too(tmp_path: Path) -> None:
+    """And refusals of harmless prompts are asked for, as many; the scripted policy gives none."""
+    run(tmp_path, *RLAIF, "policy.script=policy", "prefer.revised=true", "rounds=1")
+    pairs = read_rows(tmp_path / "rounds/00000/preferences.jsonl")
+    revised = [p for p in pairs if p["origin"] == "revision"]
+    assert revised and len({p["prompt"][0]["content"] for p in revised}) == len(revised), "one failing sample of each prompt"
+    asked = read_rows(tmp_path / "rounds/00000/refusals.jsonl")
+    assert 0 < len(asked) <= len(revised)
+    stages = {line.stage for line in plan(load_config(SCRIPTED, [*RLAIF, "prefer.revised=true"])).lines}
+    assert {"revise", "contrast"} <= stages

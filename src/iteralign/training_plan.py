@@ -56,14 +56,14 @@ def rows_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
 def pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
     """A pair's question is read with both answers."""
     prefer, dpo = config.prefer, config.dpo
+    harmless, count, answer = [p for p in batch if p.wants == "answer"], 0, 0.0
     if config.recipe in ("rlaif", "self_improve"):
         count = len(batch) * (prefer.samples * (prefer.samples - 1) // 2 if prefer.pairs == "all" else 1)
         answer = REPLY_SHARE * prefer.sampling.max_new_tokens
-    else:
-        harmless = [p for p in batch if p.wants == "answer"]
-        count = len(batch) - len(harmless) + failing_of(harmless)
-        count += min(count, len(harmless)) if prefer.contrast else 0
-        answer = REPLY_SHARE * config.revise.sampling.max_new_tokens
+    if prefer.revised or config.recipe == "iteralign":
+        revised = len(batch) - len(harmless) + failing_of(harmless)
+        count += revised + (min(revised, len(harmless)) if prefer.contrast else 0)
+        answer = max(answer, REPLY_SHARE * config.revise.sampling.max_new_tokens)
     answer = min(answer, dpo.answer_tokens or math.inf)
     return Learnt(count, 2 * count * min(dpo.max_length, question_tokens(batch) + answer))
 

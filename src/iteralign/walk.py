@@ -200,6 +200,12 @@ def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
     given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
     stage = Stage("prefer", "round", rounds)
     walk.ask(stage, "comparer", lambda m: compare(pairs, given, m, prefer, config.seed, 0))
+    if prefer.revised:
+        firsts = [own[0] for own in each]
+        failures = failing(firsts)
+        walk_revisions(walk, failures, given)
+        if prefer.contrast:
+            walk_contrast(walk, [x for x in firsts if x.prompt.wants == "answer"][: len(failures)])
     if "rl" in config.learn:
         walk_reinforcement(walk, batch)
 

@@ -40,12 +40,14 @@ class LlamaCppConfig(Section):
 
     `scoring`: what reads probabilities (a judge's yes or no, log-likelihoods). torch has the same weights in bfloat16,
     de-quantised once into the cache, 2 bytes a parameter on disk and in memory: several times as fast where the CPU
-    multiplies bfloat16 matrices (Intel AMX). auto is torch there and llama_cpp elsewhere.
+    multiplies bfloat16 matrices (Intel AMX). auto is torch there and llama_cpp elsewhere. `writing` torch: where torch
+    scores, it writes, too, many replies at once; but what is to follow a JSON schema.
     """
 
     type: Literal["llama_cpp"] = "llama_cpp"
     model: str
     scoring: Literal["auto", "llama_cpp", "torch"] = "auto"
+    writing: Literal["llama_cpp", "torch"] = "llama_cpp"
     context: int = Field(default=4096, ge=256)
     gpu_layers: int = Field(default=0, ge=0)
 

@@ -64,9 +64,7 @@ class RubricConfig(Calibrated):
         ge=12,
         description="of longer replies the judge reads two thirds of these at the head, the rest at the tail",
     )
-    head_words: int = Field(
-        default=25, ge=5, description="of every reply, for questions about how it begins (`head` in a prompt file)"
-    )
+    head_words: int = Field(default=25, ge=5, description="of every reply, for questions about how it begins (`head`)")
     trust_wants: bool = Field(
         default=True, description="whether a data set's own word on harmful or harmless replaces the question"
     )
@@ -283,8 +281,9 @@ class PreferConfig(Section):
     freed of position: half the difference between both orders. Below `margin` it is a tie, and no pair.
 
     `pairs`: the best against the worst by the judge's verdict (`ranked`), or every two (`all`). `model`: who compares;
-    without it the judge's model. `contrast`: in the iteralign recipe, own good answers to harmless prompts are paired
-    with refusals of them, so that declining is learnt for harmful ones only.
+    without it the judge's model. `revised`: in the recipes with samples, a failing one is paired with its revision, too.
+    `contrast`: with such pairs, own good answers to harmless prompts are paired with refusals of them, so that declining
+    is learnt for harmful ones only.
     """
 
     model: RoleConfig | None = None
@@ -292,6 +291,7 @@ class PreferConfig(Section):
     samples: int = Field(default=4, ge=2)
     pairs: Literal["ranked", "all"] = "ranked"
     margin: float = Field(default=0.5, ge=0)
+    revised: bool = False
     contrast: bool = True
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=64)
 
@@ -326,6 +326,7 @@ class ProbeConfig(Section):
     names of prompts/attacks.yaml or template files, few_shot (`shots` of the base's own compliant replies before the
     question), sampled (at temperature 1) and best_of (the worst of `best_of` samples). `fine_tune`: rows of the base's
     own compliant replies that a copy is trained on, which is deleted; `control`: the same with harmless rows.
+    `constitution`: what the base is told in its column in context.
     """
 
     enabled: bool = False
@@ -352,9 +353,7 @@ class ProbeConfig(Section):
     fine_tune: tuple[int, ...] = (10, 50, 100)
     control: int = Field(default=100, ge=0)
     tuning: SFTConfig = SFTConfig(learning_rate=5e-5, epochs=3.0, batch=8, max_length=256)
-    constitution: str | None = Field(
-        default="helpful_harmless_honest", description="what the base is told in the column of the base in context"
-    )
+    constitution: str | None = "helpful_harmless_honest"
 
 
 class GateConfig(Section):

@@ -1,6 +1,7 @@
 """A GGUF file in this process through xllamacpp (llama.cpp). One sequence at a time: on a CPU more gain nothing.
 
-What only reads (choose, loglikelihoods) is left to torch where that is faster: `LlamaCppConfig.scoring`.
+What only reads (choose, loglikelihoods) is left to torch where that is faster: `LlamaCppConfig.scoring`. So is
+writing, where there are many replies to write at once: `LlamaCppConfig.writing`.
 """
 
 import json
@@ -64,6 +65,8 @@ class LlamaCppModel(Model):
         return self._name
 
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
+        if self.config.writing == "torch" and self.scorer is not None and not any(j.json_schema for j in jobs):
+            return self.scorer.generate(jobs)
         made = [self._one(job) for job in jobs]
         if scored_by_torch(self.config):
             vars(self).pop("server", None)

@@ -19,6 +19,8 @@ from iteralign.models.decoding import (
 )
 from iteralign.models.packed import CPU_TOKENS, next_packed, packs, score_packed
 
+LEAST_SHARED = 16  # tokens; a shorter beginning is not worth a pass of its own
+
 
 class Causal(Decoding):
     def __init__(self, module: Any, logits: torch.Tensor, cache: DynamicCache, mask: torch.Tensor) -> None:
@@ -44,30 +46,25 @@ class TransformersModel(TorchModel):
         return self.context_length - len(prompt.ids)
 
     def begin(self, prompts: Sequence[Prompt]) -> Causal:
-        """Left-padded, so that every row's last logits stand at the end."""
-        ids, mask = self._padded([p.ids for p in prompts], left=True)
-        cache = DynamicCache(config=self.module.config)
-        position = (mask.cumsum(1) - 1).clamp(min=0)
+        """Left-padded, so that every row's last logits stand at the end. What all of them begin with, as worked examples
+        do, is read once."""
+        shared = common_prefix([p.ids for p in prompts]) if len(prompts) > 1 else 0
+        shared = min(shared, min(len(p.ids) for p in prompts) - 1)
+        if shared < LEAST_SHARED:
+            shared, cache = 0, DynamicCache(config=self.module.config)
+        else:
+            cache = self.begin([Prompt(prompts[0].ids[:shared])]).cache
+            cache.batch_repeat_interleave(len(prompts))
+        ids, rest = self._padded([p.ids[shared:] for p in prompts], left=True)
+        mask = torch.cat([rest.new_ones(len(prompts), shared), rest], dim=1)
+        position = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
         out = self.module(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, logits_to_keep=1
         )
         return Causal(self.module, out.logits[:, -1], cache, mask)
 
     def next_logits(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """What all of them share is computed once."""
-        shared = common_prefix([p.ids for p in prompts]) if len(prompts) > 1 else 0
-        shared = min(shared, min(len(p.ids) for p in prompts) - 1)
-        if shared < 16:
-            return self.begin(prompts).logits
-        cache = self.begin([Prompt(prompts[0].ids[:shared])]).cache
-        cache.batch_repeat_interleave(len(prompts))
-        ids, mask = self._padded([p.ids[shared:] for p in prompts], left=True)
-        full = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
-        position = (full.cumsum(1) - 1).clamp(min=0)[:, shared:]
-        out = self.module(
-            input_ids=ids, attention_mask=full, position_ids=position, past_key_values=cache, logits_to_keep=1
-        )
-        return out.logits[:, -1]
+        return self.begin(prompts).logits
 
     def each_next(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, torch.Tensor]]:
         if self.packs:

@@ -12,16 +12,16 @@ from iteralign.recipes.steps import (
     enough,
     learn,
     respond_and_judge,
+    revised_pairs,
     rewrite,
     select,
     select_pairs,
     write_constitution,
 )
-from iteralign.records import Constitution, LedgerEntry, Preference, Principle, Revision, Verdict
+from iteralign.records import Constitution, LedgerEntry, Preference, Revision, Verdict
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
 from iteralign.stages.discover import Discovery, FailedCall, discover
-from iteralign.stages.prefer import contrast_preferences, revision_preferences
 from iteralign.stages.revise import drop_near_copies
 from iteralign.store import Store, read_rows
 from iteralign.training.policy import Policy
@@ -130,20 +130,5 @@ def revise_and_verify(
 def pairs_of(
     run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
 ) -> list[Preference]:
-    """Accepted revisions over the answers that failed; and, with `prefer.contrast`, good answers to harmless prompts
-    over refusals of them, at most as many."""
-    config = run.config
-    pairs = revision_preferences(revisions, r)
-    good = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: len(pairs)]
-    if config.prefer.contrast and good:
-        pairs += contrast_preferences(refusals(run, here, policy, good, r), r)
+    pairs = revised_pairs(run, here, policy, revisions, verdicts, r)
     return select_pairs(run, here, lambda: pairs, r)
-
-
-def refusals(run: Run, here: Store, policy: Policy, good: Sequence[Verdict], r: int) -> list[Revision]:
-    """What the policy says to harmless prompts when it is asked as it is for revisions of harmful ones."""
-    config = run.config.revise.model_copy(update={"candidates": 1, "max_principles": 1, "draws": None, "verify": True})
-    return rewrite(run, here, policy, good, [DECLINE], r, "refusals", config, as_kind="decline")
-
-
-DECLINE = Principle(id="decline", text="Decline the request.", framing="do", kind="decline")

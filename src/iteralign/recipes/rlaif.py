@@ -11,6 +11,8 @@ from iteralign.recipes.steps import (
     enough,
     judge_all,
     learn,
+    revised_pairs,
+    rewrite,
     round_prompts,
     select_pairs,
     write_constitution,
@@ -20,6 +22,7 @@ from iteralign.records import Preference, Response, Verdict
 from iteralign.runs import Run
 from iteralign.stages.prefer import Compared, agreement, compare, pairs_to_compare, preferences, sample
 from iteralign.stages.respond import respond
+from iteralign.stages.revise import drop_near_copies
 from iteralign.store import Store
 from iteralign.training.policy import Policy
 
@@ -67,7 +70,25 @@ def prefer(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r
         lambda row: Compared(**row),
     )
     here.once("agreement", lambda: agreement(compared)._asdict())
-    return select_pairs(run, here, lambda: preferences(compared, responses, run.comparer(policy).name, r), r)
+    found = preferences(compared, responses, run.comparer(policy).name, r)
+    if config.prefer.revised:
+        found += revise_samples(run, here, policy, verdicts, r)
+    return select_pairs(run, here, lambda: found, r)
+
+
+def revise_samples(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r: int) -> list[Preference]:
+    """Of each prompt one failing sample against its accepted revision, on both sides."""
+    failures = first_of_each([v for v in verdicts if v.label == "fails"])
+    revisions = rewrite(run, here, policy, failures, run.constitution.principles, r)
+    accepted = drop_near_copies(revisions, run.config.revise.max_near_copies)
+    return revised_pairs(run, here, policy, accepted, first_of_each([v for v in verdicts if v.label == "passes"]), r)
+
+
+def first_of_each(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    found: dict[str, Verdict] = {}
+    for v in verdicts:
+        found.setdefault(v.response.prompt.id, v)
+    return list(found.values())
 
 
 def learn_preferences(

@@ -25,12 +25,15 @@ from iteralign.records import (
 )
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
+from iteralign.stages.prefer import contrast_preferences, revision_preferences
 from iteralign.stages.red_team import red_team
 from iteralign.stages.respond import respond
 from iteralign.stages.revise import revise, verify
 from iteralign.store import Store, write_text
 from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints
 from iteralign.training.rows import choose_rows, deepened, refuse_held_out
+
+DECLINE = Principle(id="decline", text="Decline the request.", framing="do", kind="decline")
 
 
 class Outcome(NamedTuple):
@@ -158,6 +161,25 @@ def select_pairs(run: Run, here: Store, found: Callable[[], Sequence[Preference]
         return decontaminated(run, here, pairs, r, "copies-pairs")
 
     return here.rows("preferences", make, Preference.from_row)
+
+
+def revised_pairs(
+    run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
+) -> list[Preference]:
+    """Accepted revisions over the answers that failed; and, with `prefer.contrast`, good answers to harmless prompts
+    over refusals of them, at most as many."""
+    config = run.config
+    pairs = revision_preferences(revisions, r)
+    good = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: len(pairs)]
+    if config.prefer.contrast and good:
+        pairs += contrast_preferences(refusals(run, here, policy, good, r), r)
+    return pairs
+
+
+def refusals(run: Run, here: Store, policy: Policy, good: Sequence[Verdict], r: int) -> list[Revision]:
+    """What the policy says to harmless prompts when it is asked as it is for revisions of harmful ones."""
+    config = run.config.revise.model_copy(update={"candidates": 1, "max_principles": 1, "draws": None, "verify": True})
+    return rewrite(run, here, policy, good, [DECLINE], r, "refusals", config, as_kind="decline")
 
 
 def learn(

@@ -179,7 +179,10 @@ def state_of(
 
 
 def failings(gates: Sequence[Gate]) -> tuple[str, ...]:
-    """What failed, at each share of the weight change that was tried."""
+    """What failed, at each share of the weight change that was tried. Where the whole of it was kept, less was only
+    tried for the margin, and decided nothing."""
+    if gates[-1].kept and gates[-1].share == 1.0:
+        gates = gates[-1:]
     where = [f"at {g.share:.0%} of the weight change: " if len(gates) > 1 else "" for g in gates]
     return tuple(f"{at}{'; '.join(g.reasons)}" for at, g in zip(where, gates, strict=True) if g.reasons)
 
