@@ -205,3 +205,21 @@ def test_llama_cpp_is_let_go_once_it_has_written() -> None:
         assert first == again != "" and "server" not in vars(model)
     finally:
         model.close()
+
+
+def test_torch_writes_many_replies_at_once_where_the_config_says_so() -> None:
+    """The same weights: a greedy reply begins as llama.cpp's does; a JSON schema is left to llama.cpp."""
+    asked = [user(f"Name the capital of {country}. Answer in one word.") for country in ("France", "Italy", "Japan")]
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    model = load_model(LlamaCppConfig(model="oracle", context=512, scoring="torch", writing="torch"))
+    try:
+        jobs = [Job(chat=chat, sampling=Sampling(temperature=0, max_new_tokens=4)) for chat in asked]
+        replies = model.generate(jobs)
+        assert "server" not in vars(model)
+        assert [r.text.strip(" .") for r in replies] == ["Paris", "Rome", "Tokyo"]
+        [held] = model.generate(
+            [jobs[0].model_copy(update={"json_schema": schema, "sampling": Sampling(max_new_tokens=24)})]
+        )
+        assert "Paris" in json.loads(held.text)["city"]
+    finally:
+        model.close()

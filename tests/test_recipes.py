@@ -216,7 +216,9 @@ def test_failing_samples_may_be_paired_with_their_revisions_too(tmp_path: Path) 
     run(tmp_path, *RLAIF, "policy.script=policy", "prefer.revised=true", "rounds=1")
     pairs = read_rows(tmp_path / "rounds/00000/preferences.jsonl")
     revised = [p for p in pairs if p["origin"] == "revision"]
-    assert revised and len({p["prompt"][0]["content"] for p in revised}) == len(revised), "one failing sample of each prompt"
+    assert revised and len({p["prompt"][0]["content"] for p in revised}) == len(revised), (
+        "one failing sample of each prompt"
+    )
     asked = read_rows(tmp_path / "rounds/00000/refusals.jsonl")
     assert 0 < len(asked) <= len(revised)
     stages = {line.stage for line in plan(load_config(SCRIPTED, [*RLAIF, "prefer.revised=true"])).lines}

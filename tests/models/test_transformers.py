@@ -11,7 +11,7 @@ from iteralign.errors import ModelError
 from iteralign.models.base import Job, Sampling
 from iteralign.models.chat import ChatFormat
 from iteralign.models.decoding import draw
-from iteralign.models.transformers import TransformersModel
+from iteralign.models.transformers import LEAST_SHARED, TransformersModel
 from iteralign.records import Chat, Message, Reply, user
 from tiny import END, START, TEXTS, tiny_model, tiny_tokenizer
 
@@ -77,6 +77,25 @@ def test_a_draw_does_not_depend_on_its_neighbours(batch: int) -> None:
     assert model.generate(work) == alone
     assert model.generate(work[::-1]) == alone[::-1]
     assert len({r.tokens for r in alone}) > 3
+
+
+def test_worked_examples_before_all_questions_are_read_once_and_change_no_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = talkative(3.0)
+    shown = [
+        Message(role="user", content="one two three four five six seven"),
+        Message(role="assistant", content="eight"),
+    ]
+    chats = [(*shown, *shown, *chat) for chat in CHATS[:4]]
+    work = [*jobs(chats), *jobs(chats, GREEDY)]
+    alone = [model.generate([job])[0] for job in work]
+    read: list[tuple[int, int]] = []
+    forward = model.module.forward
+    monkeypatch.setattr(model.module, "forward", lambda **k: read.append(tuple(k["input_ids"].shape)) or forward(**k))
+    assert model.generate(work) == alone
+    (rows, shared), (all_rows, rest) = read[:2]
+    assert rows == 1 and all_rows == 4 and shared >= LEAST_SHARED and rest < shared
 
 
 def test_a_longer_neighbour_does_not_move_a_draw() -> None:
