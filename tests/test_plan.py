@@ -297,6 +297,8 @@ def test_a_scorer_in_torch_is_faster_and_weighs_more() -> None:
     assert any("de-quantised" in a.what and a.bytes and a.bytes > 3e9 for a in torch.disk)
     oracle = [made(way, "oracle") for way in ("torch", "llama_cpp")]
     assert oracle[0].seconds == oracle[1].seconds, "what only writes is left to llama.cpp"
+    at_once = made("torch, writing: torch", "oracle").seconds
+    assert at_once is not None and oracle[0].seconds is not None and at_once < oracle[0].seconds
 
 
 def test_replies_that_stand_in_for_real_ones_are_not_degenerate() -> None:

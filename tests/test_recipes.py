@@ -73,6 +73,10 @@ def test_cai_criticises_under_each_drawn_principle_and_trains_on_the_last_answer
     revisions = read_rows(tmp_path / "rounds/00000/revisions.jsonl")
     assert len(revisions) == 48 and {len(r["steps"]) for r in revisions} == {2}
     assert all(step["critique"] for r in revisions for step in r["steps"])
+    run(tmp_path / "failing", *CAI, "rounds=1", "revise.candidates=1", "revise.passing=false")
+    labels = {v["response"]: v["label"] for v in read_rows(tmp_path / "failing/rounds/00000/verdicts.jsonl")}
+    rewritten = {r["origin"] for r in read_rows(tmp_path / "failing/rounds/00000/revisions.jsonl")}
+    assert rewritten == {response for response, label in labels.items() if label == "fails"} != set(labels)
     others = {line.stage for line in plan(load_config(SCRIPTED, [*CAI, "revise.critic=oracle"])).lines}
     assert "critique" in others and "critique" not in {x.stage for x in plan(load_config(SCRIPTED, CAI)).lines}
     run(tmp_path / "critic", *CAI, "rounds=1", "revise.candidates=1", "revise.critic=oracle")

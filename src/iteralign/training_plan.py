@@ -37,11 +37,13 @@ class Learnt(NamedTuple):
 
 
 def rows_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
-    """As `choose_rows` takes them: everything harmful, and harmless ones up to their share. CAI rewrites all answers."""
+    """As `choose_rows` takes them: everything harmful, and harmless ones up to their share. CAI rewrites
+    all answers, or those that fail."""
     sft, revise = config.sft, config.revise
     each = 1 if revise.keep == "best" else revise.candidates
     harmless = [p for p in batch if p.wants == "answer"]
-    rewritten = len(harmless) if config.recipe in ("cai", "self_improve") else failing_of(harmless)
+    every = config.recipe in ("cai", "self_improve") and revise.passing
+    rewritten = len(harmless) if every else failing_of(harmless)
     revised = each * rewritten
     harmful = each * (len(batch) - len(harmless))
     share = round_half(harmful * sft.harmless_share / (1 - sft.harmless_share))

@@ -179,14 +179,15 @@ def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
 
 
 def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
-    """recipes/cai.py: every answer is criticised and rewritten."""
+    """recipes/cai.py: every answer is criticised and rewritten, or those that fail."""
     config, rounds = walk.config, walk.config.rounds
     responses = walk.ask(
         Stage("respond", "round", rounds), "policy", lambda m: respond(batch, m, config.respond, config.seed, 0)
     )
     walk.judge(Stage("judge", "round", rounds), "judge", responses)
     given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
-    walk_revisions(walk, [verdict_of(r, "none") for r in responses], given)
+    every = [verdict_of(r, "none") for r in responses]
+    walk_revisions(walk, every if config.revise.passing else failing(responses), given)
 
 
 def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:

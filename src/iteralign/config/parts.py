@@ -139,7 +139,7 @@ class DiscoverConfig(Section):
 
 class ReviseConfig(Section):
     """`max_principles` 0 takes all of the round's; `draws`: so many principles one after another instead, drawn by seed.
-    `check` asks first whether the principle is broken. `critic`: who criticises; a small policy sees no fault of its own."""
+    `check` asks first whether the principle is broken. `passing`: CAI rewrites answers that the judge passes, too."""
 
     prompt: str = "revise.yaml"
     candidates: int = Field(default=2, ge=1)
@@ -147,7 +147,8 @@ class ReviseConfig(Section):
     draws: int | None = Field(default=None, ge=1)
     check: bool = False
     critique: bool = False
-    critic: Literal["policy", "oracle"] = "policy"
+    critic: Literal["policy", "oracle"] = "policy"  # a small policy sees no fault of its own
+    passing: bool = True
     verify: bool = True
     min_words: int = Field(default=8, ge=0)
     min_distinct: float = Field(default=0.6, ge=0, le=1, description="share of distinct words")
@@ -170,7 +171,7 @@ class LoraConfig(Section):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    keep: bool = Field(default=False, description="keep the adapter apart instead of merging it at the end of a round")
+    keep: bool = Field(default=False, description="keep the adapter apart instead of merging it")
 
 
 class TrainConfig(Section):
