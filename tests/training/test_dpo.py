@@ -63,6 +63,28 @@ def test_the_first_loss_is_ln_2_where_the_reference_is_the_start_and_not_otherwi
     assert apart.loss is not None and abs(apart.loss - math.log(2)) > 0.01
 
 
+def test_beside_it_the_chosen_answer_is_learnt_by_its_weight(tmp_path: Path) -> None:
+    """The first loss is ln 2 and the weight times the chosen answer's mean -log P; and that answer becomes likelier."""
+    base = str(tiny_folder(tmp_path / "base"))
+    engine = tiny_model()
+    [row] = encode_pairs([PAIR], engine.format, 128).rows
+
+    def chosen() -> float:
+        return answer_logps(engine, [(row["prompt_ids"], row["chosen_ids"])], 1)[0] / len(row["chosen_ids"])
+
+    fill(engine.module, load_weights(base))
+    before = chosen()
+    once = FAST.model_copy(update={"epochs": 1.0, "sft": 0.5})
+    assert dpo(engine, base, base, [PAIR], once, tmp_path / "a", 0).loss == pytest.approx(
+        math.log(2) - 0.5 * before, abs=1e-3
+    )
+    found: dict[float, float] = {}
+    for weight in (0.0, 1.0):
+        dpo(engine, base, base, [PAIR, PAIR], FAST.model_copy(update={"sft": weight}), tmp_path / f"{weight}", 0)
+        found[weight] = chosen() - before
+    assert found[1.0] > found[0.0] and found[1.0] > 0.1
+
+
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}, {"rank": 4, "alpha": 8, "keep": True}])
 def test_in_the_second_round_the_base_is_another_reference_than_the_rounds_start(
     tmp_path: Path, lora: dict[str, Any] | None

@@ -7,6 +7,7 @@ from iteralign.config.models import (
     OpenAIConfig,
     Price,
     RoleConfig,
+    SamplingConfig,
     ScriptedConfig,
     Section,
     SelfConfig,
@@ -16,16 +17,12 @@ from iteralign.config.models import (
 from iteralign.config.parts import (
     Calibrated,
     ClassifierConfig,
-    ConstrainConfig,
     DataConfig,
-    DeepenConfig,
     DiscoverConfig,
-    DPOConfig,
     EvalsConfig,
     GateConfig,
     JudgeConfig,
     LiftConfig,
-    LoraConfig,
     OneJudge,
     PanelConfig,
     PaperJudgeConfig,
@@ -33,19 +30,24 @@ from iteralign.config.parts import (
     ProbeConfig,
     PromptsConfig,
     ReviseConfig,
-    RewardConfig,
-    RLConfig,
     RubricConfig,
     RuntimeConfig,
-    SamplingConfig,
     SelfImproveConfig,
-    SFTConfig,
-    TrainConfig,
     members,
 )
 from iteralign.config.reading import load_config, parse
 from iteralign.config.run import RunConfig
 from iteralign.config.sweep import load_sweep
+from iteralign.config.training import (
+    ConstrainConfig,
+    DeepenConfig,
+    DPOConfig,
+    LoraConfig,
+    RewardConfig,
+    RLConfig,
+    SFTConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "Calibrated",

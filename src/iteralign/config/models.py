@@ -16,6 +16,12 @@ class Price(Section):
     completion: float = Field(ge=0)
 
 
+class SamplingConfig(Section):
+    temperature: float = Field(default=0.7, ge=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+
+
 class TransformersConfig(Section):
     """`model` is a name of the sources table, a hub id or a folder (of a causal model, an encoder-decoder, or a PEFT
     adapter). dtype auto = the faster one here."""

@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from iteralign.config.models import ModelConfig, RoleConfig, Section, SelfConfig, TransformersConfig
+from iteralign.config.models import ModelConfig, RoleConfig, SamplingConfig, Section, SelfConfig, TransformersConfig
 from iteralign.config.parts import (
     DiscoverConfig,
-    DPOConfig,
     EvalsConfig,
     GateConfig,
     JudgeConfig,
@@ -18,15 +17,12 @@ from iteralign.config.parts import (
     ProbeConfig,
     PromptsConfig,
     ReviseConfig,
-    RewardConfig,
-    RLConfig,
     RubricConfig,
     RuntimeConfig,
-    SamplingConfig,
     SelfImproveConfig,
-    SFTConfig,
     members,
 )
+from iteralign.config.training import DPOConfig, RewardConfig, RLConfig, SFTConfig
 
 OnCopies = Annotated[Literal["drop", "stop", "off"], BeforeValidator(lambda yaml: "off" if yaml is False else yaml)]
 

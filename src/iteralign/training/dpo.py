@@ -66,6 +66,8 @@ def dpo(
                 **shared,
                 beta=config.beta,
                 label_smoothing=config.label_smoothing,
+                loss_type=["sigmoid", "sft"] if config.sft else ["sigmoid"],
+                loss_weights=[1.0, config.sft] if config.sft else None,
                 max_length=None,
                 precompute_ref_log_probs=True,
             ),
