@@ -64,7 +64,7 @@ def pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
         answer = REPLY_SHARE * prefer.sampling.max_new_tokens
     if prefer.revised or config.recipe == "iteralign":
         revised = len(batch) - len(harmless) + failing_of(harmless)
-        count += revised + (min(revised, len(harmless)) if prefer.contrast else 0)
+        count += revised + min(round(prefer.contrast * revised), len(harmless))
         answer = max(answer, REPLY_SHARE * config.revise.sampling.max_new_tokens)
     answer = min(answer, dpo.answer_tokens or math.inf)
     return Learnt(count, 2 * count * min(dpo.max_length, question_tokens(batch) + answer))

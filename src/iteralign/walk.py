@@ -205,8 +205,7 @@ def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
         firsts = [own[0] for own in each]
         failures = failing(firsts)
         walk_revisions(walk, failures, given)
-        if prefer.contrast:
-            walk_contrast(walk, [x for x in firsts if x.prompt.wants == "answer"][: len(failures)])
+        walk_contrast(walk, firsts, len(failures))
     if "rl" in config.learn:
         walk_reinforcement(walk, batch)
 
@@ -272,16 +271,17 @@ def walk_iteralign(walk: Walk, batch: Sequence[Prompt]) -> None:
         walk_lift(walk, failures, responses, found)
     # of no kind, so that every failure is revised under all
     walk_revisions(walk, failures, principles_of(config.revise.max_principles or found, "unknown"))
-    if "dpo" in config.learn and config.prefer.contrast:
-        walk_contrast(walk, [r for r in responses if r.prompt.wants == "answer"][: len(failures)])
+    if "dpo" in config.learn:
+        walk_contrast(walk, responses, len(failures))
 
 
-def walk_contrast(walk: Walk, responses: Sequence[Response]) -> None:
-    """Refusals of harmless prompts, for DPO: at most as many as there are failures."""
+def walk_contrast(walk: Walk, responses: Sequence[Response], failures: int) -> None:
+    """Refusals of harmless prompts, for DPO: at most `prefer.contrast` for each failure."""
     config = walk.config
+    harmless = [r for r in responses if r.prompt.wants == "answer"][: round(config.prefer.contrast * failures)]
     once = config.revise.model_copy(update={"candidates": 1, "max_principles": 1})
     stage, principles = Stage("contrast", "round", config.rounds), principles_of(1, "decline")
-    good = [verdict_of(r, "none") for r in responses]
+    good = [verdict_of(r, "none") for r in harmless]
     drafts = walk.ask(stage, "policy", lambda m: revise(good, m, principles, once, config.seed, 0, as_kind="decline"))
     revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
     walk.judge(stage, "judge", revised)

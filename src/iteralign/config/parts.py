@@ -168,8 +168,8 @@ class PreferConfig(Section):
 
     `pairs`: the best against the worst by the judge's verdict (`ranked`), or every two (`all`). `model`: who compares;
     without it the judge's model. `revised`: in the recipes with samples, a failing one is paired with its revision, too.
-    `contrast`: with such pairs, own good answers to harmless prompts are paired with refusals of them, so that declining
-    is learnt for harmful ones only.
+    `contrast`: for each such pair, so many own good answers to harmless prompts are paired with refusals of them, so that
+    declining is learnt for harmful ones only.
     """
 
     model: RoleConfig | None = None
@@ -178,7 +178,7 @@ class PreferConfig(Section):
     pairs: Literal["ranked", "all"] = "ranked"
     margin: float = Field(default=0.5, ge=0)
     revised: bool = False
-    contrast: bool = True
+    contrast: float = Field(default=1.0, ge=0)
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=64)
 
 

@@ -166,12 +166,13 @@ def select_pairs(run: Run, here: Store, found: Callable[[], Sequence[Preference]
 def revised_pairs(
     run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
 ) -> list[Preference]:
-    """Accepted revisions over the answers that failed; and, with `prefer.contrast`, good answers to harmless prompts
-    over refusals of them, at most as many."""
+    """Accepted revisions over the answers that failed; and, at most `prefer.contrast` times as many, good answers to
+    harmless prompts over refusals of them."""
     config = run.config
     pairs = revision_preferences(revisions, r)
-    good = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: len(pairs)]
-    if config.prefer.contrast and good:
+    good = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"]
+    good = good[: round(config.prefer.contrast * len(pairs))]
+    if good:
         pairs += contrast_preferences(refusals(run, here, policy, good, r), r)
     return pairs
 
