@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from iteralign.models.chat import Prompt
 
 CPU_TOKENS = 512  # of a row: attention costs tokens x tokens, and from here on a CPU gains nothing by more
-STEP = 32  # rows are as long as multiples of this: what is compiled and kept for a length is needed again
+STEP = 64  # rows are as long as multiples of this: what is compiled and kept for a length is needed again
 PROBE_TOKENS = 8
 
 Members = list[tuple[int, list[int]]]  # which answer, the tokens of the continuation
