@@ -279,7 +279,7 @@ def walk_contrast(walk: Walk, responses: Sequence[Response], failures: int) -> N
     """Refusals of harmless prompts, for DPO: at most `prefer.contrast` for each failure."""
     config = walk.config
     harmless = [r for r in responses if r.prompt.wants == "answer"][: round(config.prefer.contrast * failures)]
-    once = config.revise.model_copy(update={"candidates": 1, "max_principles": 1})
+    once = config.revise.model_copy(update={"candidates": 1, "max_principles": 1, "check": False, "critique": False})
     stage, principles = Stage("contrast", "round", config.rounds), principles_of(1, "decline")
     good = [verdict_of(r, "none") for r in harmless]
     drafts = walk.ask(stage, "policy", lambda m: revise(good, m, principles, once, config.seed, 0, as_kind="decline"))

@@ -178,8 +178,10 @@ def revised_pairs(
 
 
 def refusals(run: Run, here: Store, policy: Policy, good: Sequence[Verdict], r: int) -> list[Revision]:
-    """What the policy says to harmless prompts when it is asked as it is for revisions of harmful ones."""
-    config = run.config.revise.model_copy(update={"candidates": 1, "max_principles": 1, "draws": None, "verify": True})
+    """What the policy says to harmless prompts when it is asked as it is for revisions of harmful ones; good answers
+    have nothing to be checked or criticised."""
+    once = {"candidates": 1, "max_principles": 1, "draws": None, "check": False, "critique": False, "verify": True}
+    config = run.config.revise.model_copy(update=once)
     return rewrite(run, here, policy, good, [DECLINE], r, "refusals", config, as_kind="decline")
 
 
