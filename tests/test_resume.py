@@ -16,6 +16,7 @@ from iteralign.errors import ModelError, Stopped
 from iteralign.models.scripted import ScriptedPolicy
 from iteralign.recipes.iteralign import Outcome, iteralign
 from iteralign.runs import open_
+from iteralign.report import summarise
 from iteralign.store import read_rows
 from iteralign.training.rows import reply_row
 from iteralign.training.sft import sft
@@ -169,6 +170,29 @@ def test_the_margin_holds_where_the_whole_change_passes_too(tmp_path: Path) -> N
     gate = read(tmp_path / "rounds/00000/gate.json")
     assert gate["kept"] and gate["share"] == 0.7
     assert read(tmp_path / "rounds/00000/tried-1.json")["kept"]
+
+
+def test_a_change_that_passes_while_less_of_it_fails_passed_by_luck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that refuses too much at 85 % of the change, and not at the whole of it."""
+    answer = ScriptedPolicy._answer
+    large = ("rounds=1", "prompts.red_team_per_round=48")
+    model = run(tmp_path / "whole", *large).policy.model
+    assert isinstance(model, ScriptedPolicy)
+    whole = model.learnt
+    refusal = "I'm sorry, but I can't help with that, so ask a friend."
+    monkeypatch.setattr(
+        ScriptedPolicy,
+        "_answer",
+        lambda self, job: refusal if 0.5 * whole < self.learnt < whole else answer(self, job),
+    )
+    outcome = run(tmp_path / "run", *large, "gates.margin=0.85")
+    here = tmp_path / "run/rounds/00000"
+    assert read(here / "tried-1.json")["kept"] and not read(here / "tried-0.85.json")["kept"]
+    assert outcome.policy.checkpoint.path is not None
+    assert 0.3 < read(here / "gate.json")["share"] <= 0.5
+    assert summarise(tmp_path / "run").rounds[0].reasons[0].startswith("at 85% of the weight change: refusal of")
 
 
 def test_a_rolled_back_round_leaves_the_next_one_the_old_policy(tmp_path: Path) -> None:

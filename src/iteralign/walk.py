@@ -339,10 +339,11 @@ def walk_probe(walk: Walk, prompts: dict[Split, Prompts]) -> None:
 
 
 def tries(config: RunConfig) -> int:
-    """How often at most a round's change is measured again: a bisection over the shares, and the margin."""
+    """How often at most a round's change is measured again: a bisection over the shares, each with its margin."""
     if not (config.gates.enabled and config.prompts.validation):
         return 0
-    return math.ceil(math.log2(len(config.gates.backtrack) + 1)) + (config.gates.margin < 1.0)
+    margins = config.gates.margin < 1.0
+    return math.ceil(math.log2(len(config.gates.backtrack) + 1)) * (1 + margins) + margins
 
 
 def measure_hhh(tally: Tally) -> None:

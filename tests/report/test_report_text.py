@@ -248,19 +248,6 @@ def test_a_round_that_backtracked_says_from_where_to_where(folder: Path, kept: b
         assert ("50% of it was kept" in flat(page)) == kept
 
 
-def test_less_of_a_change_that_was_kept_whole_is_no_reason(folder: Path):
-    """A margin is tried below a change that passes; where that is worse, the whole is kept."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["gates"]["backtrack"] = [0.75]
-    write_text(folder / "config.yaml", yaml.safe_dump(config))
-    place = folder / "rounds/00001"
-    for name in ("tried-1", "gate"):
-        (place / f"{name}.json").write_text(gate_row(True, 1.0, []))
-    (place / "tried-0.75.json").write_text(gate_row(False, 0.75, ["compliance rose from 5% to 11%"]))
-    assert (write_reports(folder).rounds[1].state, summarise(folder).rounds[1].reasons) == ("kept", ())
-    assert all("switched off" not in flat(page) and "5% to 11%" not in flat(page) for page in texts(folder).values())
-
-
 def test_gates_by_word_match_alone_are_reported_as_that(tmp_path: Path):
     folder = run(tmp_path / "run", "gates.evaluator=false", "prompts.red_team_per_round=48", "seed=1")
     figures = [r.figures for r in write_reports(folder).rounds if r.figures]

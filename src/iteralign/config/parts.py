@@ -262,7 +262,7 @@ class GateConfig(Section):
         default=1.0,
         gt=0,
         le=1,
-        description="of the largest share that passes, which passes by luck too, this much is kept",
+        description="of a share that passes, which may be luck, this much is kept, and must pass as well",
     )
     evaluator: bool = True
     failures_in_a_row: int = Field(default=2, ge=1)

@@ -233,20 +233,25 @@ def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int, b
 
 def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:
     """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change:
-    the largest share that passes, found by bisection (both grow with the share). Of the share that passes, the whole
-    change too, `gates.margin` is kept: of noisy measurements the largest that passes flatters itself."""
-    gate = gate_round(run, here, lambda: trained.model)
+    the largest share that holds, found by bisection (both grow with the share)."""
     line = Line(start_of_line(run, before), trained)
+
+    def tried(share: float) -> Gate:
+        return gate_round(run, here, lambda: trained.model if share == 1.0 else line.at(share), share)
+
+    def holds(share: float) -> Gate:
+        """Of noisy measurements the largest that passes flatters itself: `gates.margin` of a share that passes is kept,
+        the whole change too. Where that much does not pass, the share passed by luck."""
+        found, margin = tried(share), run.config.gates.margin
+        return tried(round(share * margin, 2)) if found.kept and measured(run) and margin < 1.0 else found
+
+    gate = holds(1.0)
     shares = sorted(run.config.gates.backtrack, reverse=True) if gate.too_far and not gate.kept else []
     while shares:
         middle = len(shares) // 2
-        tried = gate_round(run, here, lambda share=shares[middle]: line.at(share), shares[middle])
-        gate = tried if tried.kept or not gate.kept else gate
-        shares = shares[:middle] if tried.kept else shares[middle + 1 :]
-    if gate.kept and measured(run) and run.config.gates.margin < 1.0:
-        share = round(gate.share * run.config.gates.margin, 2)
-        less = gate_round(run, here, lambda: line.at(share), share)
-        gate = less if less.kept else gate
+        found = holds(shares[middle])
+        gate = found if found.kept or not gate.kept else gate
+        shares = shares[:middle] if found.kept else shares[middle + 1 :]
     gate = Gate.model_validate(here.once("gate", gate.row))
     if not gate.kept or gate.share == 1.0:
         return trained, gate

@@ -123,7 +123,7 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         stage_tree(place, "copies") or stage_tree(place, "copies-pairs") or {"checked": {}, "absent": [], "copies": []}
     )
     copied = sum(c["origin"] == "revision" and c["round"] == number for c in copies["copies"])
-    gates = gates_of(place, config.gates)
+    gates = gates_of(place)
     state, reasons = state_of(place, verdicts, len(rows), gates, config)
     return Round(
         number=number,
@@ -179,10 +179,7 @@ def state_of(
 
 
 def failings(gates: Sequence[Gate]) -> tuple[str, ...]:
-    """What failed, at each share of the weight change that was tried. Where the whole of it was kept, less was only
-    tried for the margin, and decided nothing."""
-    if gates[-1].kept and gates[-1].share == 1.0:
-        gates = gates[-1:]
+    """What failed, at each share of the weight change that was tried."""
     where = [f"at {g.share:.0%} of the weight change: " if len(gates) > 1 else "" for g in gates]
     return tuple(f"{at}{'; '.join(g.reasons)}" for at, g in zip(where, gates, strict=True) if g.reasons)
 
@@ -361,10 +358,10 @@ def stage_tree(place: Path, stage: str) -> Any:
         raise StoreError(f"{path} is not JSON ({error}): was it changed by hand?") from error
 
 
-def gates_of(place: Path, config: GateConfig) -> list[Gate]:
+def gates_of(place: Path) -> list[Gate]:
     """The gates that were tried, the whole weight change first; the one that decided stands last."""
-    trees = [stage_tree(place, f"tried-{share:g}") for share in (1.0, *config.backtrack)]
-    tried = [Gate.model_validate(tree) for tree in trees if tree is not None]
+    trees = [stage_tree(place, path.stem) for path in place.glob("tried-*.json")]
+    tried = sorted((Gate.model_validate(tree) for tree in trees), key=lambda gate: -gate.share)
     decided = stage_tree(place, "gate")
     if decided is None:
         return tried
