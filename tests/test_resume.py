@@ -15,8 +15,8 @@ from iteralign.config import SFTConfig, load_config
 from iteralign.errors import ModelError, Stopped
 from iteralign.models.scripted import ScriptedPolicy
 from iteralign.recipes.iteralign import Outcome, iteralign
-from iteralign.runs import open_
 from iteralign.report import summarise
+from iteralign.runs import open_
 from iteralign.store import read_rows
 from iteralign.training.rows import reply_row
 from iteralign.training.sft import sft
