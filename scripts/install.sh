@@ -16,4 +16,4 @@ if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
             pip install -q "torch==$version"
     fi
 fi
-pip install -q -c constraints.txt -e '.[dev,lm-eval]'
+pip install -q -c constraints.txt -e '.[dev,lm-eval,review]'

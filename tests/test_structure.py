@@ -49,7 +49,7 @@ LAYERS = """
     doctor live
     iteralign
     cli_options
-    cli_judge cli_constitution cli_eval cli_export cli_pack cli_probe
+    cli_judge cli_constitution cli_eval cli_export cli_pack cli_probe cli_review
     cli
 """
 ORDER = {name: n for n, line in enumerate(LAYERS.split("\n")) for name in line.split()}

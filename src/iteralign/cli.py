@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iteralign import __version__, cli_constitution, cli_eval, cli_export, cli_judge, cli_pack, cli_probe
+from iteralign import __version__, cli_constitution, cli_eval, cli_export, cli_judge, cli_pack, cli_probe, cli_review
 from iteralign.cli_options import Fresh, Sets, resumable
 from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
 
@@ -237,6 +237,9 @@ def report(
 
 
 app.command(epilog="Example: iteralign export runs/demo --to my-model --gguf q8_0")(cli_export.export)
+app.command(epilog="Example: iteralign review runs/demo --prompts 20 --annotator Ann --annotator Ben")(
+    cli_review.review
+)
 
 
 @app.command(epilog="Example: iteralign doctor configs/demo.yaml")

@@ -1,0 +1,52 @@
+"""A run opened for review, and served until somebody stops it."""
+
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+import uvicorn
+
+from iteralign.errors import ConfigError
+from iteralign.report.constitution import constitution_at
+from iteralign.review.app import LOCAL, Pages, app_for
+from iteralign.review.book import Book
+from iteralign.review.items import read_items
+from iteralign.review.results import labelled_rows
+from iteralign.store import write_text
+
+BOOK = "review.sqlite"
+
+
+def open_pages(run: Path, prompts: int | None = None) -> Pages:
+    """Raises StoreError where the folder is no finished run."""
+    items = read_items(run, prompts)
+    constitution, _ = constitution_at(str(run))
+    return Pages(run, items, constitution, Book(run / BOOK), "")
+
+
+def write_labels(pages: Pages, path: Path) -> tuple[int, int]:
+    rows, silent = labelled_rows(pages.items, pages.book.ratings())
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(rows), silent
+
+
+def serve(pages: Pages, host: str, port: int, names: Sequence[str]) -> None:
+    """Says the links, then serves. ConfigError: the address cannot be had."""
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}. Name another with --port") from error
+    port = listening.getsockname()[1]
+    shown = names[0] if names else host if host in LOCAL else socket.gethostname()
+    pages.address = f"http://{shown}:{port}"
+    hosts = {*LOCAL, *names, host, shown}
+    typer.echo(f"{len(pages.items)} answers. Yours alone: {pages.address}/a/{pages.book.owner}")
+    for annotator in pages.book.annotators():
+        typer.echo(f"{annotator.name}: {pages.address}/r/{annotator.token}")
+    if host not in LOCAL:
+        typer.secho("Whoever reaches this machine and has a link gets in; nobody without one.", fg="yellow")
+    typer.echo("Ctrl-C ends it; what was said is kept.")
+    config = uvicorn.Config(app_for(pages, sorted(hosts)), log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,14 @@
+"use strict";
+// Keyboard first: a digit clicks its choice, r goes to the reason, Esc leaves it, b and s go back and on.
+document.addEventListener("keydown", (event) => {
+  const field = event.target.matches("textarea, input, select");
+  if (field && event.key === "Escape") event.target.blur();
+  if (field || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "r") {
+    const note = document.getElementById("note");
+    if (note) { event.preventDefault(); note.focus(); }
+    return;
+  }
+  const wanted = [...document.querySelectorAll("[data-key]")].find((x) => x.dataset.key === event.key);
+  if (wanted) { event.preventDefault(); wanted.click(); }
+});

@@ -1,0 +1,154 @@
+"""The pages in a real browser: rated by keyboard alone, without JavaScript, on a phone; contrast by WCAG AA."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from planted import run
+from playwright.sync_api import Browser, Page, sync_playwright
+from sklearn.metrics import cohen_kappa_score
+
+from iteralign.review.app import CHOICES, Pages, app_for
+from iteralign.review.book import Annotator, Book
+from iteralign.review.items import order_for
+from iteralign.review.serve import open_pages
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+# Relative luminance and contrast of WCAG 2.2 between every text and what lies behind it; those below 4.5.
+CONTRAST = """() => {
+  const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (e) => { for (; e; e = e.parentElement) {
+    const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+  const bad = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (e.matches(":disabled") || ![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) bad.push(`${e.tagName} ${e.textContent.trim().slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return bad;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """Served on loopback."""
+    folder = run(tmp_path_factory.mktemp("browser") / "run", "prompts.red_team_per_round=48", "seed=1")
+    pages = open_pages(folder, 10)
+    server = uvicorn.Server(uvicorn.Config(app_for(pages), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    pages.address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield pages
+    server.should_exit = True
+    thread.join()
+
+
+def by_keyboard(page: Page, pages: Pages, who: Annotator, keys: list[int]) -> None:
+    page.goto(f"{pages.address}/r/{who.token}")
+    for n, key in enumerate(keys):
+        page.get_by_text(f"{n} of {len(keys)} rated").wait_for()
+        page.keyboard.press(str(key))
+    page.get_by_text("Done. Thank you!").wait_for()
+
+
+def test_three_annotators_rate_twenty_answers_by_keyboard(browser: Browser, pages: Pages) -> None:
+    said: dict[str, dict[str, bool]] = {}
+    for m, name in enumerate(("Ann", "Ben", "Cat")):
+        who = pages.book.invite(name)
+        order = order_for(pages.items, name)
+        votes = {i.id: (len(i.answer) + (k % (m + 2) == 0)) % 2 == 0 for k, i in enumerate(pages.items)}
+        page = browser.new_page()
+        by_keyboard(page, pages, who, [1 if votes[i.id] else 2 + n % 5 for n, i in enumerate(order)])
+        page.close()
+        said[name] = votes
+    page = browser.new_page()
+    page.goto(f"{pages.address}/a/{pages.book.owner}")
+    shown = {
+        cells[0]: cells[1]
+        for cells in (row.split("\t") for row in page.locator("table").nth(2).inner_text().split("\n")[1:])
+    }
+    ids = [i.id for i in pages.items]
+    for a, b in (("Ann", "Ben"), ("Ann", "Cat"), ("Ben", "Cat")):
+        kappa = cohen_kappa_score([said[a][i] for i in ids], [said[b][i] for i in ids])
+        assert shown[f"{a} and {b}"].startswith(f"{kappa:.2f} "), shown
+    page.close()
+
+
+def test_a_reason_is_written_without_pressing_buttons(browser: Browser, pages: Pages) -> None:
+    who, page = pages.book.invite("Dan"), browser.new_page()
+    page.goto(f"{pages.address}/r/{who.token}")
+    page.keyboard.press("r")
+    page.keyboard.type("1 or 2, I am not sure")
+    page.keyboard.press("Escape")
+    page.keyboard.press("6")
+    page.get_by_text("1 of 20 rated").wait_for()
+    [rating] = [r for r in pages.book.ratings() if r.annotator == "Dan"]
+    assert (rating.said, rating.note) == ("none", "1 or 2, I am not sure")
+    page.keyboard.press("b")
+    page.get_by_text("1 or 2, I am not sure").wait_for()
+    page.close()
+
+
+def test_rating_works_without_javascript(browser: Browser, pages: Pages) -> None:
+    who = pages.book.invite("Eve")
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{pages.address}/r/{who.token}")
+    page.get_by_role("button", name=CHOICES[0][1]).click()
+    page.get_by_text("1 of 20 rated").wait_for()
+    context.close()
+    assert [r.said for r in pages.book.ratings() if r.annotator == "Eve"] == ["satisfactory"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_every_page_is_readable_and_fits(browser: Browser, pages: Pages, scheme: str, width: int) -> None:
+    who, owner = pages.book.invite("Fay"), pages.book.owner
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})  # type: ignore[arg-type]
+    page, asked, said = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    for place in (f"/r/{who.token}", f"/r/{who.token}/mine", f"/a/{owner}", f"/a/{owner}/principles"):
+        page.goto(pages.address + place)
+        assert page.evaluate(CONTRAST) == [], place
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{place} is wider than {width}"
+        unnamed = "[...document.querySelectorAll('textarea, select, input:not([type=hidden])')].filter((x) => !x.labels.length)"
+        assert page.evaluate(f"{unnamed}.length") == 0, place
+    assert [url for url in asked if not url.startswith(pages.address)] == []
+    assert said == []
+    context.close()
+
+
+def test_hostile_text_runs_nothing(browser: Browser, tmp_path: Path, pages: Pages) -> None:
+    evil = "</blockquote></textarea></summary><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    items = [i.model_copy(update={"question": evil, "answer": evil, "category": evil}) for i in pages.items]
+    hostile = Pages(tmp_path, items, pages.constitution, Book(tmp_path / "review.sqlite"), "http://127.0.0.1")
+    ann, ben = hostile.book.invite(f"Ann {evil}"), hostile.book.invite("Ben")
+    hostile.book.rate(ann, items[0].id, "satisfactory", evil)
+    hostile.book.rate(ben, items[0].id, "none", evil)
+    hostile.book.decide("owner", "add", "decline", evil)
+    page = browser.new_page()
+    for text in (hostile.rate(ann, items[0].id), hostile.mine(ann), hostile.overview("t"), hostile.principles("t")):
+        page.set_content(text)
+        page.wait_for_timeout(50)
+        assert page.title() != "owned"
+    page.close()

@@ -1,0 +1,344 @@
+"""Rating and review: what people say is kept, counted rightly, and nobody without a link gets in."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from planted import run
+from sklearn.metrics import cohen_kappa_score
+
+from iteralign.constitutions import load_constitution
+from iteralign.data.labelled import columns_of, read_labelled
+from iteralign.errors import StoreError
+from iteralign.records import Constitution
+from iteralign.review.app import CHOICES, Pages, app_for
+from iteralign.review.book import Annotator, Book, Decision, Rating
+from iteralign.review.items import Item, order_for, read_items
+from iteralign.review.principles import review, standing, worded
+from iteralign.review.results import labelled_rows, results
+from iteralign.review.serve import open_pages, write_labels
+
+SRC = str(Path(__file__).parents[2] / "src")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("review") / "run", "prompts.red_team_per_round=48", "seed=1")
+
+
+@pytest.fixture
+def pages(folder: Path, tmp_path: Path) -> Pages:
+    opened = open_pages(folder, 10)
+    return Pages(tmp_path, opened.items, opened.constitution, Book(tmp_path / "review.sqlite"), "http://127.0.0.1")
+
+
+@pytest.fixture
+def client(pages: Pages) -> Iterator[TestClient]:
+    with TestClient(app_for(pages), base_url="http://127.0.0.1", follow_redirects=False) as client:
+        yield client
+
+
+def says(client: TestClient, pages: Pages, who: Annotator, item: str, said: str, **more: str) -> int:
+    form = {"item": item, "said": said, "stamp": pages.book.stamp(who.token), **more}
+    return client.post(f"/r/{who.token}", data=form).status_code
+
+
+# -- what is shown --------------------------------------------------------------------------------------
+
+
+def test_both_answers_to_each_prompt_are_rated_half_of_them_harmful(folder: Path) -> None:
+    items = read_items(folder, 10)
+    assert len(items) == 20 and len({i.id for i in items}) == 20
+    sides = {side: {i.prompt for i in items if i.side == side} for side in ("before", "after")}
+    assert sides["before"] == sides["after"] and len(sides["before"]) == 10
+    assert sum(i.wants == "decline" for i in items) == 10
+    assert items == read_items(folder, 10)
+    assert len(read_items(folder)) == 80
+
+
+def test_each_annotator_has_an_order_of_their_own(folder: Path) -> None:
+    items = read_items(folder, 10)
+    ann, ben = order_for(items, "Ann"), order_for(items, "Ben")
+    assert ann == order_for(list(reversed(items)), "Ann")
+    assert ann != ben and sorted(i.id for i in ann) == sorted(i.id for i in ben)
+
+
+def test_a_page_does_not_tell_which_model_answered(client: TestClient, pages: Pages) -> None:
+    ann = pages.book.invite("Ann")
+    for item in pages.items:
+        page = client.get(f"/r/{ann.token}", params={"item": item.id}).text
+        rest = page.replace(item.question, "").replace(item.answer, "").lower()
+        assert "before" not in rest and "after" not in rest and "base" not in rest and item.said not in rest
+
+
+def test_a_run_without_its_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is no run directory"):
+        open_pages(tmp_path)
+
+
+# -- rating ---------------------------------------------------------------------------------------------
+
+
+def test_the_next_answer_comes_until_all_are_rated_and_an_earlier_one_can_be_changed(
+    client: TestClient, pages: Pages
+) -> None:
+    ann = pages.book.invite("Ann")
+    order = order_for(pages.items, "Ann")
+    for n, item in enumerate(order):
+        page = client.get(f"/r/{ann.token}").text
+        assert f"{n} of {len(order)} rated" in page and item.id in page
+        assert says(client, pages, ann, item.id, "satisfactory") == 303
+    assert "Done. Thank you!" in client.get(f"/r/{ann.token}").text
+    assert says(client, pages, ann, order[0].id, "harmful", note="It tells how.") == 303
+    page = client.get(f"/r/{ann.token}", params={"item": order[0].id}).text
+    assert 'value="harmful" data-key="2" aria-pressed="true"' in page and "It tells how." in page
+    [now] = [r for r in pages.book.ratings() if r.item == order[0].id]
+    assert (now.said, now.note) == ("harmful", "It tells how.")
+    assert len(pages.book.ratings()) == len(order)
+
+
+def test_ten_people_at_once_lose_nothing(pages: Pages) -> None:
+    people = [pages.book.invite(f"P{n}") for n in range(10)]
+
+    def rate_all(who: Annotator) -> None:
+        with TestClient(app_for(pages), base_url="http://127.0.0.1", follow_redirects=False) as own:
+            for item in order_for(pages.items, who.name):
+                assert says(own, pages, who, item.id, "satisfactory") == 303
+
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(rate_all, people))
+    assert len(pages.book.ratings()) == 10 * len(pages.items)
+
+
+def test_what_was_said_survives_a_kill(folder: Path, tmp_path: Path) -> None:
+    """A server process killed between two clicks, and started again."""
+    port, book = "0", Book(folder / "review.sqlite")
+    book.invite("Ann")
+    for n in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "iteralign.cli", "review", str(folder), "--port", port, "--prompts", "4"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": SRC},
+        )
+        assert process.stdout is not None
+        owner = process.stdout.readline().split("Yours alone: ")[1].strip()
+        link = next(line.split(": ", 1)[1].strip() for line in process.stdout if line.startswith("Ann"))
+        page = ask(link)
+        assert f"{n} of 8 rated" in page
+        stamp, item = (page.split(f'name="{name}" value="')[1].split('"')[0] for name in ("stamp", "item"))
+        ask(link, f"stamp={stamp}&item={item}&said=none")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert owner.endswith(book.owner)
+    assert len(book.ratings()) == 2
+
+
+def ask(link: str, form: str | None = None) -> str:
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(link, data=form.encode() if form else None, timeout=10) as answer:
+                return answer.read().decode()
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    raise AssertionError(f"{link} does not answer")
+
+
+# -- who gets in ----------------------------------------------------------------------------------------
+
+
+def test_nobody_gets_in_without_a_token_or_under_another_name(client: TestClient, pages: Pages) -> None:
+    ann = pages.book.invite("Ann")
+    for place in ("/", "/r/x", "/a/x", f"/a/{ann.token}", f"/r/{pages.book.owner}", "/docs", "/openapi.json"):
+        assert client.get(place).status_code == 404, place
+    assert client.get(f"/r/{ann.token}", headers={"host": "evil.example"}).status_code == 400
+    assert client.get(f"/r/{ann.token}", headers={"host": "localhost:8765"}).status_code == 200
+
+
+def test_a_form_of_another_page_writes_nothing(client: TestClient, pages: Pages) -> None:
+    ann, ben = pages.book.invite("Ann"), pages.book.invite("Ben")
+    item = pages.items[0].id
+    form = {"item": item, "said": "satisfactory"}
+    assert client.post(f"/r/{ann.token}", data=form).status_code == 403
+    assert client.post(f"/r/{ann.token}", data={**form, "stamp": pages.book.stamp(ben.token)}).status_code == 403
+    right = {**form, "stamp": pages.book.stamp(ann.token)}
+    assert client.post(f"/r/{ann.token}", data=right, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert client.post(f"/r/{ann.token}", data={**right, "item": "x"}).status_code == 404
+    assert client.post(f"/r/{ann.token}", data={**right, "said": "perfect"}).status_code == 422
+    owner = pages.book.owner
+    for place, data in (
+        ("invite", {"name": "Eve"}),
+        ("principles", {"action": "add", "principle": "decline", "text": "x"}),
+    ):
+        assert client.post(f"/a/{owner}/{place}", data=data).status_code == 403
+    assert pages.book.ratings() == [] and pages.book.decisions() == [] and len(pages.book.annotators()) == 2
+
+
+def test_no_page_may_be_framed_cached_or_load_from_elsewhere(client: TestClient, pages: Pages) -> None:
+    answer = client.get(f"/r/{pages.book.invite('Ann').token}")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert answer.headers["cache-control"] == "no-store" and answer.headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_book_is_the_owner_s_alone(pages: Pages) -> None:
+    assert stat.S_IMODE(pages.book.path.stat().st_mode) == 0o600
+
+
+def test_what_others_wrote_is_escaped_everywhere(pages: Pages) -> None:
+    evil = "</blockquote><script>alert(1)</script>{{ 7 * 7 }}"
+    pages.items = [i.model_copy(update={"question": evil, "answer": evil}) for i in pages.items]
+    pages.constitution = Constitution(principles=(worded(f"Never do harm {evil}", "decline"),))
+    ann, ben = pages.book.invite(f"Ann {evil}"), pages.book.invite("Ben")
+    item = pages.items[0].id
+    pages.book.rate(ann, item, "satisfactory", evil)
+    pages.book.rate(ben, item, "none", evil)
+    owner = pages.book.owner
+    with TestClient(app_for(pages), base_url="http://127.0.0.1") as client:
+        places = (f"/r/{ann.token}", f"/r/{ann.token}/mine", f"/a/{owner}", f"/a/{owner}/principles")
+        for text in (client.get(place).text for place in places):
+            assert "<script>alert" not in text
+            assert "&lt;script&gt;" in text and "{{ 7 * 7 }}" in text
+
+
+# -- what it says ---------------------------------------------------------------------------------------
+
+
+def thing(n: int, side: str, wants: str = "decline", said: str = "passes") -> Item:
+    return Item.model_validate(
+        {
+            "id": f"{side}{n}",
+            "prompt": f"p{n}",
+            "side": side,
+            "wants": wants,
+            "category": "c",
+            "question": f"How {n}?",
+            "answer": f"So {n} {side}.",
+            "said": said,
+        }
+    )
+
+
+def rating(who: str, item: Item, said: str) -> Rating:
+    return Rating.model_validate({"annotator": who, "item": item.id, "said": said, "note": "", "at": 0.0})
+
+
+def test_kappas_are_scikit_learn_s_and_the_change_is_paired_by_prompt() -> None:
+    items = [thing(n, side) for n in range(20) for side in ("before", "after")]
+    votes = {
+        "Ann": ["satisfactory" if i.side == "after" or n % 3 == 0 else "harmful" for n, i in enumerate(items)],
+        "Ben": ["satisfactory" if i.side == "after" and n % 5 else "none" for n, i in enumerate(items)],
+        "Cat": ["satisfactory" if n % 2 else "incoherent" for n, _ in enumerate(items)],
+    }
+    found = results(items, [rating(who, i, s) for who, own in votes.items() for i, s in zip(items, own, strict=True)])
+    binary = {who: [s == "satisfactory" for s in own] for who, own in votes.items()}
+    for a, b, kappa in found.kappas:
+        assert kappa.value == pytest.approx(cohen_kappa_score(binary[a], binary[b]))
+    assert found.mean_kappa == pytest.approx(sum(k.value or 0 for _, _, k in found.kappas) / 3)
+    assert found.change is not None and found.change.n == 20
+    before = [sum(own[n] for own in binary.values()) / 3 for n in range(0, 40, 2)]
+    after = [sum(own[n] for own in binary.values()) / 3 for n in range(1, 40, 2)]
+    assert found.change.difference == pytest.approx((sum(after) - sum(before)) / 20)
+    ann = next(a for a in found.annotators if a.name == "Ann")
+    assert (ann.n, ann.after.value) == (40, 1.0)
+    assert found.disagreements and all(
+        len({r.said == "satisfactory" for r in own}) == 2 for _, own in found.disagreements
+    )
+
+
+def test_the_evaluator_is_held_against_the_majority_and_ties_against_nobody() -> None:
+    items = [thing(0, "before", said="passes"), thing(1, "before", said="fails"), thing(2, "before", said="unjudged")]
+    items += [thing(3, "before", said="fails")]
+    said = {"Ann": ["satisfactory", "harmful", "none", "none"], "Ben": ["satisfactory", "none", "none", "satisfactory"]}
+    found = results(items, [rating(w, i, s) for w, own in said.items() for i, s in zip(items, own, strict=True)])
+    assert (found.evaluator.n, found.evaluator.value) == (2, 1.0)
+
+
+def test_labels_are_what_judge_calibrate_takes(pages: Pages, tmp_path: Path) -> None:
+    harmful = next(i for i in pages.items if i.wants == "decline")
+    harmless = next(i for i in pages.items if i.wants == "answer")
+    people = [pages.book.invite(name) for name in ("Ann", "Ben", "Cat")]
+    told = [("satisfactory", "satisfactory"), ("harmful", "unhelpful"), ("none", "incoherent")]
+    for who, (a, b) in zip(people, told, strict=True):
+        pages.book.rate(who, harmful.id, a)  # type: ignore[arg-type]
+        pages.book.rate(who, harmless.id, b)  # type: ignore[arg-type]
+    path = tmp_path / "labels.jsonl"
+    assert write_labels(pages, path) == (4, 2)
+    read = read_labelled([path], columns_of("prompt", "response", "label"))
+    assert [(x.prompt, x.complied) for x in read] == [
+        (harmful.question, False),
+        (harmless.question, True),
+        (harmful.question, True),
+        (harmless.question, False),
+    ]
+    assert labelled_rows(pages.items, [])[0] == []
+
+
+# -- principles -----------------------------------------------------------------------------------------
+
+ONE, TWO = worded("Decline to help anybody steal.", "decline"), worded("Answer what is harmless.", "answer")
+FOUND = Constitution(principles=(ONE, TWO))
+
+
+def decided(*told: tuple[str, str, str]) -> list[str]:
+    decisions = [Decision.model_validate(dict(who="o", action=a, principle=p, text=t, at=0.0)) for a, p, t in told]
+    return [p.text for p in standing(review(FOUND, decisions)).principles]
+
+
+def test_decisions_make_the_next_constitution() -> None:
+    assert decided() == [ONE.text, TWO.text]
+    assert decided(("retire", ONE.id, "")) == [TWO.text]
+    assert decided(("retire", ONE.id, ""), ("restore", ONE.id, "")) == [ONE.text, TWO.text]
+    assert decided(("edit", ONE.id, "Never help a thief.")) == ["Never help a thief.", TWO.text]
+    assert decided(("edit", ONE.id, "Never help a thief."), ("retire", ONE.id, "")) == [TWO.text]
+    assert decided(("merge", ONE.id, TWO.id)) == [TWO.text]
+    assert decided(("merge", ONE.id, ONE.id)) == [ONE.text, TWO.text]
+    assert decided(("down", ONE.id, ""), ("add", "decline", "Tell no lies about people.")) == [
+        TWO.text,
+        ONE.text,
+        "Tell no lies about people.",
+    ]
+    assert decided(("up", ONE.id, ""), ("accept", "gone", "")) == [ONE.text, TWO.text]
+
+
+def test_the_page_writes_a_constitution_that_a_run_takes(client: TestClient, pages: Pages, tmp_path: Path) -> None:
+    owner = pages.book.owner
+    first = pages.constitution.principles[0]
+    form = {
+        "action": "edit",
+        "principle": first.id,
+        "text": "Decline what would hurt somebody.",
+        "stamp": pages.book.stamp(owner),
+    }
+    assert client.post(f"/a/{owner}/principles", data=form).status_code == 303
+    assert client.post(f"/a/{owner}/principles", data={**form, "text": " "}).status_code == 422
+    written = load_constitution(str(tmp_path / "constitution-reviewed.yaml"))
+    assert written.principles[0].text == "Decline what would hurt somebody."
+    assert client.get(f"/a/{owner}/constitution.yaml").text == (tmp_path / "constitution-reviewed.yaml").read_text()
+    page = client.get(f"/a/{owner}/principles").text
+    assert "accepted" in page and "owner: edit: Decline what would hurt somebody." in page
+
+
+def test_every_choice_has_a_key_and_the_owner_sees_every_link(client: TestClient, pages: Pages) -> None:
+    owner = pages.book.owner
+    stamp = pages.book.stamp(owner)
+    assert client.post(f"/a/{owner}/invite", data={"name": "Ann", "stamp": stamp}).status_code == 303
+    assert client.post(f"/a/{owner}/invite", data={"name": "  ", "stamp": stamp}).status_code == 422
+    [ann] = pages.book.annotators()
+    assert f"http://127.0.0.1/r/{ann.token}" in client.get(f"/a/{owner}").text
+    page = client.get(f"/r/{ann.token}").text
+    assert [f'value="{said}" data-key="{n}"' in page for n, (said, _) in enumerate(CHOICES, 1)] == [True] * 6
+    pages.book.rate(ann, pages.items[0].id, "satisfactory")
+    assert json.loads(client.get(f"/a/{owner}/labels.jsonl").text.splitlines()[0])["annotator"] == "Ann"
