@@ -223,3 +223,39 @@ def test_the_policy_as_judge_does_not_grade_itself_under_another_name() -> None:
 def test_speed_settings_are_no_part_of_what_a_run_is() -> None:
     assert load("runtime.threads=3").digest_fields() == load().digest_fields()
     assert load("runtime.micro_batch=3").digest_fields() != load().digest_fields()
+
+
+# -- a config over another ------------------------------------------------------------------------------
+
+
+def test_a_config_takes_another_s_settings_and_changes_some(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/one.yaml").write_text((SCRIPTED).read_text())
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "base: far/one.yaml\nrounds: 5\nprompts: {held_out: 7}\njudge: {type: paper, model: {type: self}}\n"
+    )
+    mixed, plain = load_config(mine, ["seed=3"]), load_config(tmp_path / "far/one.yaml")
+    assert (mixed.name, mixed.rounds, mixed.seed, mixed.prompts.held_out) == ("mine", 5, 3, 7)
+    assert mixed.prompts.red_team == plain.prompts.red_team and mixed.evaluator == plain.evaluator
+    assert mixed.judge.type == "paper", "a section of another type is replaced whole"
+
+
+def test_a_base_that_is_nowhere_or_leads_back_is_named(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: gone.yaml\n")
+    with pytest.raises(ConfigError, match=r"gone\.yaml, which .*mine\.yaml names as its base"):
+        load_config(mine)
+    (tmp_path / "gone.yaml").write_text("base: mine.yaml\n")
+    with pytest.raises(ConfigError, match="does not lead back here"):
+        load_config(mine)
+
+
+def test_the_paper_s_eighteen_runs_differ_in_base_model_and_set_alone() -> None:
+    runs = {path.stem: load_config(path) for path in sorted((CONFIGS / "paper").glob("*.yaml"))}
+    models = {c.policy.model for c in runs.values()}  # type: ignore[union-attr]
+    sets = {c.prompts.red_team[0].source for c in runs.values()}
+    assert (len(runs), len(models), len(sets)) == (18, 6, 3)
+    apart = {"name", "rounds", "policy", "prompts"}
+    assert len({c.model_copy(update=dict.fromkeys(apart)).model_dump_json(exclude=apart) for c in runs.values()}) == 1
+    assert {c.rounds for c in runs.values()} == {98, 10, 1949}

@@ -23,18 +23,12 @@ from iteralign.errors import ConfigError
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config of a YAML file with `a.b=value` overrides (values parsed as YAML)."""
-    if not path.is_file():
-        raise ConfigError(f"no config file {path}: name a YAML file; the presets stand in configs/ of the repository")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {one_line(error)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a text file that can be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(tree).__name__}")
-    tree = unshared(tree)  # type: ignore[reportUnknownArgumentType]
+    """The config of a YAML file with `a.b=value` overrides (values parsed as YAML).
+
+    `base: OTHER.yaml` takes another file's settings, a path from this file on; sections are merged key by key, lists and
+    sections of another `type` are replaced.
+    """
+    tree = read_tree(path)
     tree.setdefault("name", path.stem)
     for override in overrides:
         key, eq, value = override.partition("=")
@@ -46,6 +40,40 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             raise ConfigError(f"--set {override!r}: the value is not valid YAML: {one_line(error)}") from error
         put(tree, key.split("."), read, override)
     return parse(tree, str(path))
+
+
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's settings over those of its base."""
+    if not path.is_file():
+        said = f", which {above[-1]} names as its base" if above else ""
+        raise ConfigError(
+            f"no config file {path}{said}: name a YAML file; the presets stand in configs/ of the repository"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {one_line(error)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a text file that can be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(tree).__name__}")
+    tree = unshared(tree)  # type: ignore[reportUnknownArgumentType]
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str) or path.resolve() in (p.resolve() for p in above):
+        raise ConfigError(
+            f"{path}: base: expected the path of another config that does not lead back here, got {base!r}"
+        )
+    return merged(read_tree(path.parent / base, (*above, path)), tree)
+
+
+def merged(below: Any, above: Any) -> Any:
+    """`above` over `below`: sections key by key, but one of another type whole."""
+    both = isinstance(below, dict) and isinstance(above, dict)
+    if not both or above.get("type", below.get("type")) != below.get("type"):  # type: ignore[reportUnknownMemberType]
+        return above
+    return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}  # type: ignore[reportUnknownVariableType, reportUnknownMemberType]
 
 
 def unshared(tree: Any) -> Any:
