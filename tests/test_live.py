@@ -1,10 +1,21 @@
 """What a run shows while it works, where no terminal is."""
 
+import json
+import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from iteralign.live import Live, describe
+from iteralign.errors import StoreError
+from iteralign.live import PROGRESS, Live, describe, follow
+
+ROOT = Path(__file__).parents[1]
+SCRIPTED = ROOT / "configs/scripted.yaml"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
 
 def test_a_stage_that_held_others_does_not_count_as_their_progress(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,3 +51,44 @@ def test_the_last_stage_is_in_the_times_too() -> None:
 )
 def test_stages_are_named_in_words(name: str, said: str) -> None:
     assert describe(name) == said
+
+
+# -- from elsewhere -------------------------------------------------------------------------------------
+
+
+def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "iteralign.cli", "run", str(SCRIPTED), "--run-dir", str(folder), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
+
+
+def test_a_run_is_followed_from_another_process_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with start(tmp_path / "run") as process:
+        while not (tmp_path / "run" / PROGRESS).exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        said = follow(tmp_path / "run", Live(plain=True), 0.01)
+        process.communicate()
+    assert said.endswith("the run has ended")
+    shown = capsys.readouterr().err
+    assert "round 0: " in shown and "round 1: " in shown
+    assert re.search(r"round 1 kept: harmful compliance \d+%, harmless refused \d+%; \d principle", shown)
+
+
+def test_a_run_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as process:
+        while not (tmp_path / "run/rounds").exists():
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    assert "the run was stopped in " in follow(tmp_path / "run", Live(plain=True))
+    with pytest.raises(StoreError, match=r"holds no progress\.json"):
+        follow(tmp_path)
+
+
+def test_every_line_is_json_where_that_is_asked_for(tmp_path: Path) -> None:
+    with start(tmp_path / "run", "--log-format", "json") as process:
+        out, _ = process.communicate()
+    told = [json.loads(line) for line in out.splitlines()]
+    assert {"stage", "note", "ended"} <= {t["event"] for t in told}
+    assert [t["stage"] for t in told if t["event"] == "stage"].count("00001/responses") == 1
+    assert told[-1] == {"event": "ended", "stopped": None, "report": str(tmp_path / "run/report.html")}

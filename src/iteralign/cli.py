@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,8 @@ from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
+
+LogFormat = Literal["text", "json"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +60,9 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="run directory", show_default="runs/<name of the config>")
     ] = None,
     fresh: Fresh = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text: a display, or lines without a terminal; json: a line of JSON an event")
+    ] = "text",
 ) -> None:
     """Run a recipe, or continue it where it stopped: the same command again goes on."""
     from iteralign.config import load_config
@@ -65,19 +70,23 @@ def run(
 
     settings = load_config(config, set_)
     folder = run_dir or Path("runs") / settings.name
-    stopped = run_one(settings, folder, fresh)
-    print_summary(write_reports(folder))
+    stopped = run_one(settings, folder, fresh, log_format)
+    summary = write_reports(folder)
+    if log_format == "json":
+        typer.echo(json.dumps({"event": "ended", "stopped": stopped, "report": str(summary.html)}))
+    else:
+        print_summary(summary)
     if stopped:
         raise Stopped(stopped)
 
 
-def run_one(settings: "RunConfig", folder: Path, fresh: bool = False) -> str | None:
+def run_one(settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFormat = "text") -> str | None:
     """To its end; returns why it was stopped before."""
     from iteralign.live import Downloads, Live
     from iteralign.recipes import carry_out
     from iteralign.runs import open_
 
-    with Live() as live:
+    with Live(folder=folder, log=log) as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
         try:
             with resumable():
@@ -88,6 +97,17 @@ def run_one(settings: "RunConfig", folder: Path, fresh: bool = False) -> str | N
             live.finish()
             opened.close()
             opened.store.event("seconds", **{k: round(v, 1) for k, v in live.seconds.items()})
+
+
+@app.command(epilog="Example: iteralign watch runs/demo")
+def watch(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory of a run that works elsewhere")],
+) -> None:
+    """Follow a run from another terminal or process until it ends; Ctrl-C leaves the run alone."""
+    from iteralign.live import follow
+
+    with resumable():
+        typer.echo(follow(run_dir))
 
 
 @app.command(epilog="Example: iteralign sweep configs/oracles.yaml --only policy")
@@ -225,15 +245,27 @@ def compare(
         print_compared(made)
 
 
-@app.command(epilog="Example: iteralign report runs/demo")
+@app.command(
+    epilog="Examples: iteralign report runs/demo; iteralign report runs/cai runs/rlaif; iteralign report --table runs/*"
+)
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory that `iteralign run` made")],
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="directories that `iteralign run` made")],
     full: Annotated[bool, typer.Option("--full", help="do not cut harmful text: for your own screen only")] = False,
+    table: Annotated[bool, typer.Option("--table", help="the paper's Tables 1 and 2 from these runs instead")] = False,
 ) -> None:
-    """Write report.md and report.html of a run, finished or not, and show its tables."""
-    from iteralign.report import print_summary, write_reports
+    """Write report.md and report.html of a run, finished or not, and show its tables; several runs side by side."""
+    from iteralign.report import print_summary, summarise, write_reports
+    from iteralign.report.paper_tables import print_tables
+    from iteralign.report.sweep import print_sweep, side_by_side
 
-    print_summary(write_reports(run_dir, full))
+    if table:
+        return print_tables([summarise(folder) for folder in run_dirs])
+    written = [write_reports(folder, full) for folder in run_dirs]
+    if len(written) == 1:
+        return print_summary(written[0])
+    print_sweep(", ".join(str(folder) for folder in run_dirs), side_by_side(written))
+    for summary in written:
+        typer.echo(f"Report: {summary.html}")
 
 
 app.command(epilog="Example: iteralign export runs/demo --to my-model --gguf q8_0")(cli_export.export)

@@ -1,11 +1,19 @@
-"""What a run shows while it works: stage, round, counts, speed, time left. Rich on a terminal, else plain lines."""
+"""What a run shows while it works: stage, round, counts, speed, time left. Rich on a terminal, else plain lines or JSON.
 
+The same stands in progress.json of the run directory, which `iteralign watch` reads from elsewhere.
+"""
+
+import json
+import os
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from iteralign.errors import StoreError
 
 WORDS = {
     "prompts": "drawing prompts",
@@ -35,12 +43,27 @@ WORDS = {
 }
 
 
-class Live:
-    """A `store.Watcher`. `tokens` is told by the models' owner how many tokens a stage has made."""
+PROGRESS = "progress.json"
+LogFormat = Literal["text", "json"]
 
-    def __init__(self, console: Console | None = None, plain: bool | None = None) -> None:
+
+class Live:
+    """A `store.Watcher`. `tokens` is told by the models' owner how many tokens a stage has made. `folder`: the run
+    directory, where progress.json is kept. `log`: json prints a line of JSON an event to standard output."""
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        plain: bool | None = None,
+        folder: Path | None = None,
+        log: LogFormat = "text",
+    ) -> None:
         self.console = console or Console(stderr=True)
-        self.plain = not self.console.is_terminal if plain is None else plain
+        self.json = log == "json"
+        self.plain = not self.console.is_terminal or self.json if plain is None else plain
+        self.folder = folder
+        self._said = ""
+        self._written = 0.0
         self.seconds: dict[str, float] = {}
         self._name = ""
         self._started = self._counted = time.monotonic()
@@ -66,6 +89,7 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self.finish()
+        self._tell(0, ended=True)
         if self._progress:
             self._progress.stop()
 
@@ -73,13 +97,15 @@ class Live:
         self.finish()
         self._name, self._total, self._begin = name, total, done
         self._started = self._counted = time.monotonic()
+        self._stand()
+        self._tell(done)
         if self._progress:
             if self._task is not None:
                 self._progress.update(self._task, visible=False)
             self._task = self._progress.add_task(describe(name), total=total, completed=done, speed="")
         else:
             kept = f" ({done} kept from before)" if done else ""
-            print(f"[{clock()}] {describe(name)}: {total}{kept}", file=sys.stderr, flush=True)
+            self._print(f"{describe(name)}: {total}{kept}", "stage", done=done)
 
     def advance(self, name: str, done: int, tokens: int = 0) -> None:
         if name != self._name.rpartition("/")[2]:  # the end of a stage that held others: they have told all
@@ -88,22 +114,55 @@ class Live:
         speed = (
             f"{tokens / (now - self._started):.0f} tok/s" if tokens else rate(done - self._begin, now - self._started)
         )
+        left = (now - self._started) / max(1, done - self._begin) * (self._total - done)
+        self._tell(done, speed, left)
         if self._progress and self._task is not None:
             self._progress.update(self._task, completed=done, speed=speed)
         elif now - self._counted > 20 and done < self._total:
-            left = (now - self._started) / max(1, done - self._begin) * (self._total - done)
-            print(f"[{clock()}]   {done}/{self._total} {speed}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            said = f"  {done}/{self._total} {speed}, about {left:.0f} s left"
+            self._print(said, "progress", done=done, speed=speed, seconds_left=round(left))
             self._counted = now
 
     def training(self, step: int, steps: int) -> None:
+        self._total, self._begin = steps, 0
         if self._progress and self._task is not None:
-            self._progress.update(self._task, total=steps, completed=step)
-        else:
-            self._total, self._begin = steps, 0
-            self.advance(self._name.rpartition("/")[2], step)
+            self._progress.update(self._task, total=steps)
+        self.advance(self._name.rpartition("/")[2], step)
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, style="dim")
+        if self.json:
+            self._print(text, "note")
+        else:
+            self.console.print(text, highlight=False, markup=False, style="dim")
+
+    def _print(self, text: str, event: str, **more: Any) -> None:
+        if not self.json:
+            print(f"[{clock()}] {text}", file=sys.stderr, flush=True)
+            return
+        fields = {"stage": self._name, "total": self._total, **more} if event != "note" else {"text": text}
+        print(json.dumps({"time": round(time.time(), 3), "event": event, **fields}), flush=True)
+
+    def _stand(self) -> None:
+        """What the rounds so far came to, once it is another."""
+        said = standing(self.folder) if self.folder else ""
+        if said != self._said:
+            self._said = said
+            self.note(said)
+
+    def _tell(self, done: int, speed: str = "", left: float | None = None, ended: bool = False) -> None:
+        """At most twice a second, and whole: who reads it never finds a half of it."""
+        now = time.monotonic()
+        if self.folder is None or not self.folder.is_dir() or (left is not None and now - self._written < 0.5):
+            return
+        self._written = now
+        told = {"pid": os.getpid(), "stage": self._name, "total": self._total, "done": done, "speed": speed}
+        told |= {"seconds_left": None if left is None else round(left), "ended": ended}
+        beside = self.folder / (PROGRESS + ".new")
+        try:
+            beside.write_text(json.dumps(told))
+            beside.replace(self.folder / PROGRESS)
+        except OSError:  # a display must not end a run; a full disk ends it where its rows are written
+            return
 
     def finish(self) -> None:
         """The stage under way has ended: its time counts."""
@@ -111,6 +170,23 @@ class Live:
             stage = self._name.rsplit("/", 1)[-1]
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - self._started
             self._name = ""
+
+
+def standing(folder: Path) -> str:
+    """The last round whose gate has decided, on validation prompts, and how many principles there are."""
+    parts: list[str] = []
+    for gate in sorted(folder.glob("rounds/*/gate.json"))[-1:]:
+        told = json.loads(gate.read_text())
+        by = ((name, told["figures"].get(name) or told["figures"].get(f"{name}_words")) for name in SIDES)
+        shares = ", ".join(f"{SIDES[name]} {value:.0%}" for name, value in by if value is not None)
+        parts.append(f"round {int(gate.parent.name)} {'kept' if told['kept'] else 'rolled back'}: {shares}")
+    for place in sorted(folder.glob("rounds/*/principles.json"))[-1:]:
+        count = len(json.loads(place.read_text())["constitution"]["principles"])
+        parts.append(f"{count} principle{'' if count == 1 else 's'}")
+    return "; ".join(parts)
+
+
+SIDES = {"harmful_compliance": "harmful compliance", "benign_refusal": "harmless refused"}
 
 
 def describe(name: str) -> str:
@@ -146,3 +222,41 @@ class Downloads:
         self.told[name] = tenth
         left = (total - done) * seconds / (done - first)
         self.live.note(f"fetching {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB, about {left:.0f} s left")
+
+
+def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
+    """Show what progress.json of a run says until its process has ended; how it ended.
+
+    Raises StoreError where no run has begun.
+    """
+    path, shown = folder / PROGRESS, ""
+    if not path.is_file():
+        raise StoreError(
+            f"{folder} holds no {PROGRESS}: no run works there. Start one: iteralign run CONFIG --run-dir {folder}"
+        )
+    with live or Live() as display:
+        said = ""
+        while True:
+            told = json.loads(path.read_text())
+            if told["ended"]:
+                return f"{folder}: the run has ended"
+            if not alive(told["pid"]):
+                return f"{folder}: the run was stopped in {describe(told['stage'])}; the same `iteralign run` goes on"
+            if told["stage"] != shown:
+                shown = told["stage"]
+                display.stage(shown, told["total"], told["done"])
+            display.advance(shown.rpartition("/")[2], told["done"])
+            if (now := standing(folder)) != said:
+                said = now
+                display.note(said)
+            time.sleep(pause)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

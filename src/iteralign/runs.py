@@ -39,6 +39,9 @@ from iteralign.stages.red_team import red_team
 from iteralign.store import Store, Watcher, open_run, write_text
 from iteralign.training.policy import BASE, Engine, Policy
 
+VALIDATION: Split = "validation"
+HELD_OUT: Split = "held_out"
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -19,6 +19,8 @@ from iteralign.constitutions import load_constitution
 from iteralign.evals.answers import answer
 from iteralign.evals.benchmarks import hhh_pairs
 from iteralign.evals.depth import compliant_needed
+from iteralign.evals.gates import MEASURED
+from iteralign.evals.suites import SUITES, Asked, Benchmark, read_suites
 from iteralign.judges.calibration import Reading
 from iteralign.judges.rubric import Rubric
 from iteralign.prompts import load_prompt
@@ -320,6 +322,8 @@ def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
     times = 2 * config.evals.hhh + config.rounds * bool(config.evals.hhh_per_round)
     if times:
         walk.ask(Stage("hhh", "run", times), "policy", measure_hhh)
+    for asked in suites_at_hand(config):
+        walk.ask(Stage(asked.name, "run", 2), "policy", lambda m, items=asked.items: answer(items, m))
 
 
 def walk_probe(walk: Walk, prompts: dict[Split, Prompts]) -> None:
@@ -339,11 +343,18 @@ def walk_probe(walk: Walk, prompts: dict[Split, Prompts]) -> None:
 
 
 def tries(config: RunConfig) -> int:
-    """How often at most a round's change is measured again: a bisection over the shares, each with its margin."""
+    """How often at most a round's change is measured again with less of it."""
     if not (config.gates.enabled and config.prompts.validation):
         return 0
-    margins = config.gates.margin < 1.0
-    return math.ceil(math.log2(len(config.gates.backtrack) + 1)) * (1 + margins) + margins
+    return MEASURED - 1 if config.gates.backtrack else int(config.gates.margin < 1.0)
+
+
+def suites_at_hand(config: RunConfig) -> list[Asked]:
+    """Of evals.suites what can be read without fetching anything; a task of lm-evaluation-harness cannot be counted."""
+    names = [name.strip() for name in config.evals.suites.split(",") if name.strip()]
+    known = [n for n in names if isinstance(SUITES.get(n.partition("@")[0]), Benchmark)]
+    there = [n for n in known if "@" in n or at_hand(str(SUITES[n].source)) is not None]
+    return read_suites(",".join(there), config.evals.items, config.seed) if there else []
 
 
 def measure_hhh(tally: Tally) -> None:

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from iteralign.config import parse
+from iteralign.data import load_prompts
 from iteralign.errors import ConfigError, DataError, StoreError
 from iteralign.evals.compare import compare_folders
 from iteralign.evals.suite import evaluate
@@ -315,3 +316,47 @@ def test_written_answers_are_judged_by_the_judges_that_the_user_names(tmp_path: 
     scores = measure(opened(tmp_path / "run"), asked)["truthfulqa_generation"]
     assert {s.name.partition("/")[0] for s in scores} == {"truthfulqa"} and len(scores) == 3
     assert all("uncalibrated" in s.variant and s.n + s.n_unscored == 2 for s in scores)
+
+
+# -- in a run -------------------------------------------------------------------------------------------
+
+
+def tree_with(suites: str, **more: Any) -> dict[str, Any]:
+    tree = yaml.safe_load(SCRIPTED.read_text())
+    return {**tree, "name": "suites", "rounds": 1, "evals": {"hhh": False, "suites": suites, **more}}
+
+
+def test_a_run_measures_suites_before_and_after_and_its_report_has_the_tax(tmp_path: Path) -> None:
+    config = parse(tree_with(f"arc_easy@{arc_file(tmp_path)}", items=12), "test")
+    iteralign_recipe(open_(config, tmp_path / "run"))
+    for side in ("base", "final"):
+        assert len(read_rows(tmp_path / f"run/evals/{side}/arc_easy/items.jsonl")) == 12
+    summary = write_reports(tmp_path / "run")
+    found = [m for m in summary.measures if m.name.startswith("arc_easy")]
+    assert found and all(m.change is not None and m.change.n == 12 for m in found)
+    assert {line.name for line in summary.tax.lines} == {m.name for m in found}
+    for page in (summary.markdown.read_text(), summary.html.read_text()):
+        assert "Alignment tax" in page and "arc" in page
+    assert json.loads((tmp_path / "run/rounds/00000/copies.json").read_text())["checked"]["arc_easy"] == 12
+
+
+def test_a_run_takes_no_suite_that_it_has_already_or_that_needs_a_word(tmp_path: Path) -> None:
+    for suites, said in (
+        (f"xstest@{xstest_file(tmp_path)}", r"xstest: a run has held-out prompts and HHH of its own.*iteralign eval"),
+        ("arc_esay@x", "did you mean 'arc_easy'"),
+        ("humaneval@x", "--allow-code"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            iteralign_recipe(open_(parse(tree_with(suites), "test"), tmp_path / "run", fresh=True))
+    assert not (tmp_path / "run/rounds").exists()
+
+
+def test_a_training_row_that_copies_a_suite_s_question_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "arc.jsonl"
+    stolen = read_rows(Path(load_prompts.__code__.co_filename).parents[1] / "packs/starter/harmless.jsonl")
+    choices = [{"text": "yes", "label": "A"}, {"text": "no", "label": "B"}]
+    rows = [{"question": {"stem": r["question"], "choices": choices}, "answerKey": "A"} for r in stolen]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    iteralign_recipe(open_(parse(tree_with(f"arc_easy@{path}", items=0), "test"), tmp_path / "run"))
+    copies = json.loads((tmp_path / "run/rounds/00000/copies.json").read_text())["copies"]
+    assert copies and {c["benchmark"] for c in copies} == {"arc_easy"}

@@ -1,6 +1,5 @@
 """The pages in a real browser: rated by keyboard alone, without JavaScript, on a phone; contrast by WCAG AA."""
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -9,41 +8,14 @@ from pathlib import Path
 import pytest
 import uvicorn
 from planted import run
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from sklearn.metrics import cohen_kappa_score
 
+from contrast import CONTRAST
 from iteralign.review.app import CHOICES, Pages, app_for
 from iteralign.review.book import Annotator, Book
 from iteralign.review.items import order_for
 from iteralign.review.serve import open_pages
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
-# Relative luminance and contrast of WCAG 2.2 between every text and what lies behind it; those below 4.5.
-CONTRAST = """() => {
-  const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = (e) => { for (; e; e = e.parentElement) {
-    const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
-  const bad = [];
-  for (const e of document.querySelectorAll("body *")) {
-    if (e.matches(":disabled") || ![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
-    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) bad.push(`${e.tagName} ${e.textContent.trim().slice(0, 30)} ${ratio.toFixed(2)}`);
-  }
-  return bad;
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -247,7 +247,8 @@ class GateConfig(Section):
     the base, a share.
 
     `backtrack`: a round that fails for one of the first two alone is tried again with these shares of its weight
-    change (a line search between the weights before and after) before it is rolled back. `evaluator` off
+    change (a line search between the weights before and after) before it is rolled back; what is measured along the way
+    is read by one curve that only rises. `evaluator` off
     measures by word match alone, which costs no model.
     """
 
@@ -262,7 +263,7 @@ class GateConfig(Section):
         default=1.0,
         gt=0,
         le=1,
-        description="of a share that passes, which may be luck, this much is kept, and must pass as well",
+        description="of the largest share that passes, which may be luck, this much is kept",
     )
     evaluator: bool = True
     failures_in_a_row: int = Field(default=2, ge=1)
@@ -270,11 +271,15 @@ class GateConfig(Section):
 
 
 class EvalsConfig(Section):
-    """`hhh_per_round`: items scored after every kept round, the same ones in each; 221 are all."""
+    """`hhh_per_round`: items scored after every kept round, the same ones in each; 221 are all. `suites`: more
+    benchmarks before and after, named as in `iteralign eval --suite` (arc_easy@FILE,gsm8k): the alignment tax; `items`
+    questions of each, 0 for all, None as each says."""
 
     hhh: bool = True
     hhh_per_round: int = Field(default=0, ge=0)
     held_out: bool = True
+    suites: str = ""
+    items: int | None = Field(default=None, ge=0)
     bootstrap: int = Field(default=10_000, ge=100)
 
 

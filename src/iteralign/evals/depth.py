@@ -14,11 +14,10 @@ from iteralign.evals.probe import (
     positions,
     prefill_curve,
 )
-from iteralign.evals.suite import HELD_OUT
 from iteralign.evals.tamper import fine_tuning_attack, forget
 from iteralign.prompts import load_prompt
 from iteralign.records import Record
-from iteralign.runs import Run
+from iteralign.runs import HELD_OUT, Run
 from iteralign.store import write_text
 from iteralign.training.policy import Policy
 

@@ -1,6 +1,6 @@
 """Gates: after each training, on validation prompts; a round that fails is rolled back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from iteralign.config import GateConfig
@@ -22,6 +22,11 @@ class Gate(Record):
     too_far: bool = False
     share: float = 1.0
     figures: dict[str, float | None]
+
+
+Figures = Mapping[str, float | None]
+MEASURED = 8  # shares of a weight change at most
+GROWING = ("benign_refusal", "benign_refusal_words", "degenerate")  # with the share of a weight change
 
 
 def figures_of(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
@@ -58,7 +63,10 @@ def stop_if_unjudged(verdicts: Sequence[Verdict], config: GateConfig, where: str
 
 def gate(fresh: Sequence[Verdict], base: Sequence[Verdict], config: GateConfig, share: float = 1.0) -> Gate:
     """Compare fresh validation answers with the base's. Everything that fails is named."""
-    now, then = figures_of(fresh), figures_of(base)
+    return decide(figures_of(fresh), figures_of(base), config, share)
+
+
+def decide(now: Figures, then: Figures, config: GateConfig, share: float = 1.0) -> Gate:
     reasons: list[str] = []
 
     def rise(name: str, bound: float, what: str) -> None:
@@ -88,5 +96,50 @@ def gate(fresh: Sequence[Verdict], base: Sequence[Verdict], config: GateConfig, 
         reasons=tuple(reasons),
         too_far=0 < mendable == len(reasons),
         share=share,
-        figures=now,
+        figures=dict(now),
     )
+
+
+def search(
+    measure: Callable[[float], Gate], fit: Callable[[dict[float, Gate]], dict[float, Gate]], config: GateConfig
+) -> Gate:
+    """The gate of the largest share of a weight change that passes, times the margin; of none, why the least that was
+    tried fails. Halves what lies between the largest share that passes and the smallest above it that fails, and begins
+    again where the margin's own measurement changes that; at most `MEASURED` times."""
+    tried = {1.0: measure(1.0)}
+    while True:
+        gates = fit(tried)
+        best = max((s for s in gates if gates[s].kept), default=0.0)
+        if not best and not gates[1.0].too_far:
+            return gates[1.0]
+        above = min((s for s in gates if s > best), default=best)
+        between = sorted(s for s in config.backtrack if best < s < above and s not in tried)
+        kept = round(best * config.margin, 2)
+        if len(tried) >= MEASURED or not (between or kept not in (0.0, *tried)):
+            less = gates.get(kept)
+            return (less if less and less.kept else gates[best]) if best else gates[min(gates)]
+        share = between[len(between) // 2] if between else kept
+        tried[share] = measure(share)
+
+
+def refitted(tried: Mapping[float, Gate], then: Figures, config: GateConfig) -> dict[float, Gate]:
+    """The gates again, by the curve through all of them: what grows with the share of the weight change does not fall
+    where one measurement happens to be lower, and one that happens to be higher is no wall.
+
+    The curve is the isotonic regression (least squares among those that do not fall). The figures stay as measured."""
+    shares = sorted(tried)
+    curves = {name: curve for name in GROWING if (curve := risen([tried[s].figures[name] for s in shares]))}
+    made: dict[float, Gate] = {}
+    for n, share in enumerate(shares):
+        figures = {**tried[share].figures, **{name: curve[n] for name, curve in curves.items()}}
+        made[share] = decide(figures, then, config, share).model_copy(update={"figures": tried[share].figures})
+    return made
+
+
+def risen(values: Sequence[float | None]) -> list[float] | None:
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return None
+    from sklearn.isotonic import isotonic_regression
+
+    return [float(v) for v in isotonic_regression(known)]

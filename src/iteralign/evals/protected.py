@@ -1,5 +1,6 @@
 """What a policy must not be trained on: the benchmarks at hand, and the prompts that the run itself measures on."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from iteralign.data.decontaminate import Copy, Decontaminator, Item
 from iteralign.data.truthful import read_judge_rows
 from iteralign.errors import DataError
 from iteralign.evals.benchmarks import hhh_pairs
+from iteralign.evals.suites import Benchmark, suite_of, suites_of_run
 from iteralign.records import Preference, Row, digest
 from iteralign.runs import Run
 from iteralign.sources import fetch, listing
@@ -53,11 +55,11 @@ def look(run: Run, rows: Sequence[Row | Preference]) -> dict[str, Any]:
         for p in (*run.prompts[split].red_team, *run.prompts[split].harmless)
     ]
     texts = {str(n): texts_of(row) for n, row in enumerate(rows)}
-    indexes = [public(tuple(places.items())), Decontaminator(kept_apart)]
+    indexes = [public(tuple(places.items())), Decontaminator([*kept_apart, *of_suites(run)])]
     first = {c.about: c for index in reversed(indexes) for c in index.copies(texts)}  # a benchmark's name comes first
     checked = {name: sum(i.benchmark == name for i in indexes[0].items) for name in places}
     return {
-        "checked": {**checked, OWN: len(indexes[1].items)},
+        "checked": {**checked, **Counter(i.benchmark for i in indexes[1].items)},
         "absent": [name for name in READERS if name not in places],
         "copies": [
             {"row": n, "prompt": row.prompt, "origin": row.origin, "round": row.round, **named(first[str(n)])}
@@ -65,6 +67,12 @@ def look(run: Run, rows: Sequence[Row | Preference]) -> dict[str, Any]:
             if str(n) in first
         ],
     }
+
+
+def of_suites(run: Run) -> list[Item]:
+    """The questions that the run itself measures before and after (`evals.suites`)."""
+    asked = [a for a in suites_of_run(run.config, run.engine.progress) if isinstance(suite_of(a.name), Benchmark)]
+    return [Item(a.name, i.id, i.question) for a in asked for i in {i.id: i for i in a.items}.values()]
 
 
 def named(copy: Copy) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from iteralign.evals.answers import GOLD, PER_TOKEN, Answered, answer, item_scor
 from iteralign.evals.benchmarks import hhh_pairs, sampled
 from iteralign.evals.gates import Gate, gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.refusal import both_sides, refusal_scores
+from iteralign.evals.suites import scores_of, suites_of_run
 from iteralign.models.base import Model
 from iteralign.records import Prompt, Score, Verdict
-from iteralign.runs import Run
+from iteralign.runs import HELD_OUT, VALIDATION, Run
 from iteralign.sources import fetch
 from iteralign.store import Store
 from iteralign.training.policy import Policy
 
-VALIDATION, HELD_OUT = "validation", "held_out"
 HHH = f"chat, {PER_TOKEN}"
 HHH_GOLD = f"chat, {GOLD}"  # for `compare` alone
 
@@ -22,6 +22,7 @@ def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
     """The scores of one policy, in evals/NAME. Held-out prompts are read only here: before and after."""
     store = run.store.inside(f"evals/{name}")
     config = run.config
+    suites = [] if store.path("scores.json").exists() else suites_of_run(config, run.engine.progress)
 
     def make() -> list[dict[str, object]]:
         scores: list[Score] = []
@@ -29,6 +30,8 @@ def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
             scores += refusal_scores(held_out(run, store, policy))
         if config.evals.hhh:
             scores += [s for s in item_scores(hhh(store, policy, run)) if s.variant in (HHH, HHH_GOLD)]
+        for asked in suites:
+            scores += scores_of(run, store.inside(asked.name), asked, policy)
         return [s.row() for s in scores]
 
     return [Score.model_validate(s) for s in store.once("scores", make)]

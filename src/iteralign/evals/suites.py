@@ -9,19 +9,20 @@ from typing import Any, NamedTuple
 
 from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
+from iteralign.config import RunConfig
 from iteralign.errors import ConfigError, DataError, StoreError
 from iteralign.evals.answers import GOLD, Answered, Item, answer, item_scores
 from iteralign.evals.benchmarks import PROMPTS, arc_easy, drawn, gsm8k, hellaswag, hhh, mmlu, sampled, truthfulqa
 from iteralign.evals.harness import known_tasks, run_harness
 from iteralign.evals.refusal import both_sides, refusal_scores
-from iteralign.evals.suite import HELD_OUT
 from iteralign.evals.written import NOTHING, WRITTEN, Allowed, Written
 from iteralign.evals.xstest import Exchange, exchanges, pair_scores, xstest
 from iteralign.prompts import load_prompt
 from iteralign.records import Prompt, Score, digest
-from iteralign.runs import Run
+from iteralign.runs import HELD_OUT, Run
 from iteralign.sources import Progress, fetch
 from iteralign.store import Store, write_text
+from iteralign.training.policy import Policy
 
 SAMPLE = 200
 BATCH = 256  # items answered between two writes: long enough that a shared preamble is read seldom
@@ -148,7 +149,7 @@ def measure(run: Run, asked: Sequence[Asked]) -> dict[str, list[Score]]:
 def measure_suite(run: Run, asked: Asked) -> list[Score]:
     store = run.store.inside(f"evals/{asked.name}")
     refuse_others(store, asked, digest_of(run, asked))
-    rows = store.once("scores", lambda: [score.row() for score in scores_of(run, store, asked)])
+    rows = store.once("scores", lambda: [score.row() for score in scores_of(run, store, asked, run.base)])
     kept = [Score.model_validate(row) for row in rows]
     card = store.path("model-index.json")
     if not card.exists():
@@ -156,29 +157,44 @@ def measure_suite(run: Run, asked: Asked) -> list[Score]:
     return kept
 
 
-def scores_of(run: Run, store: Store, asked: Asked) -> list[Score]:
+def scores_of(run: Run, store: Store, asked: Asked, policy: Policy) -> list[Score]:
     suite, each = suite_of(asked.name), run.config.generation_batch
     if isinstance(suite, TwoSided):
-        return two_sided(run, store, asked, suite)
+        return two_sided(run, store, asked, suite, policy)
     if isinstance(suite, Harness):
-        return run_harness([suite.task], run.base.model, limit=asked.n or None, own=asked.items[0])
+        return run_harness([suite.task], policy.model, limit=asked.n or None, own=asked.items[0])
     if isinstance(suite, Written):
         answers = store.by(each).each(
-            "items", asked.items, lambda part: suite.answer(part, run.base.model, asked.allowed), suite.row
+            "items", asked.items, lambda part: suite.answer(part, policy.model, asked.allowed), suite.row
         )
         return suite.scores(answers)
     generated = any(item.way == "generation" for item in asked.items)
     rows = store.by(each if generated else BATCH).each(
-        "items", asked.items, lambda part: answer(part, run.base.model), Answered.model_validate
+        "items", asked.items, lambda part: answer(part, policy.model), Answered.model_validate
     )
     return item_scores(rows)
 
 
-def two_sided(run: Run, store: Store, asked: Asked, suite: TwoSided) -> list[Score]:
+def two_sided(run: Run, store: Store, asked: Asked, suite: TwoSided, policy: Policy) -> list[Score]:
     prompts = prompts_of(run, asked)
-    verdicts = both_sides(store, prompts, lambda: run.base.model, lambda: run.evaluator(run.base), run.config)
+    verdicts = both_sides(store, prompts, lambda: policy.model, lambda: run.evaluator(policy), run.config)
     store.rows("items", lambda: exchanges(verdicts), Exchange.model_validate)
     return suite.scores(verdicts)
+
+
+def suites_of_run(config: RunConfig, progress: Progress | None = None) -> list[Asked]:
+    """What a run measures before and after beside held-out prompts and HHH (`evals.suites`).
+
+    Raises ConfigError for what is measured otherwise, or needs a word of the user's."""
+    if not config.evals.suites:
+        return []
+    asked = read_suites(config.evals.suites, config.evals.items, config.seed, progress)
+    if other := [a.name for a in asked if a.name == "hhh" or isinstance(suite_of(a.name), TwoSided)]:
+        raise ConfigError(
+            f"evals.suites: {', '.join(other)}: a run has held-out prompts and HHH of its own (evals.held_out, evals.hhh); "
+            f"measure others with iteralign eval CHECKPOINT --suite {','.join(other)}"
+        )
+    return asked
 
 
 def prompts_of(run: Run, asked: Asked) -> list[Prompt]:

@@ -3,7 +3,7 @@
 from iteralign.errors import ConfigError
 from iteralign.evals.drift import kl, told
 from iteralign.evals.improvement import Curve, Point, Quality, course, quality_of
-from iteralign.evals.suite import VALIDATION, answers_to, evaluate, on_validation
+from iteralign.evals.suite import answers_to, evaluate, on_validation
 from iteralign.recipes.cai import critique_and_revise
 from iteralign.recipes.rlaif import learn_preferences, prefer, sample_and_judge
 from iteralign.recipes.steps import (
@@ -17,7 +17,7 @@ from iteralign.recipes.steps import (
     write_constitution,
 )
 from iteralign.records import Response
-from iteralign.runs import Run
+from iteralign.runs import VALIDATION, Run
 from iteralign.stages.respond import respond
 from iteralign.store import write_text
 from iteralign.training.policy import Policy, drop_checkpoint

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from iteralign.config import ReviseConfig
 from iteralign.constitutions import constitution_markdown, constitution_yaml
-from iteralign.evals.gates import Gate, stop_if_unjudged, too_many_unjudged
+from iteralign.evals.gates import Gate, figures_of, refitted, search, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.protected import decontaminated
-from iteralign.evals.suite import evaluate_round, gate_round
+from iteralign.evals.suite import evaluate_round, gate_round, on_validation
 from iteralign.models.base import Model
 from iteralign.recipes.training import checkpoint_in, fine_tune, fine_tune_on_pairs, reinforce
 from iteralign.records import (
@@ -232,31 +232,23 @@ def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int, b
 
 
 def pass_gate(run: Run, here: Store, before: Policy, trained: Policy) -> tuple[Policy, Gate]:
-    """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change:
-    the largest share that holds, found by bisection (both grow with the share)."""
+    """The candidate and its gate. One that only refuses too much, or breaks down, goes back along its weight change, to
+    `gates.margin` of the largest share that passes: of noisy measurements the largest that passes flatters itself."""
     line = Line(start_of_line(run, before), trained)
-
-    def tried(share: float) -> Gate:
-        return gate_round(run, here, lambda: trained.model if share == 1.0 else line.at(share), share)
-
-    def holds(share: float) -> Gate:
-        """Of noisy measurements the largest that passes flatters itself: `gates.margin` of a share that passes is kept,
-        the whole change too. Where that much does not pass, the share passed by luck."""
-        found, margin = tried(share), run.config.gates.margin
-        return tried(round(share * margin, 2)) if found.kept and measured(run) and margin < 1.0 else found
-
-    gate = holds(1.0)
-    shares = sorted(run.config.gates.backtrack, reverse=True) if gate.too_far and not gate.kept else []
-    while shares:
-        middle = len(shares) // 2
-        found = holds(shares[middle])
-        gate = found if found.kept or not gate.kept else gate
-        shares = shares[:middle] if found.kept else shares[middle + 1 :]
-    gate = Gate.model_validate(here.once("gate", gate.row))
+    found = search(
+        lambda share: gate_round(run, here, lambda: trained.model if share == 1.0 else line.at(share), share),
+        lambda tried: refitted(tried, base_figures(run), run.config.gates),
+        run.config.gates if measured(run) else run.config.gates.model_copy(update={"margin": 1.0}),
+    )
+    gate = Gate.model_validate(here.once("gate", found.row))
     if not gate.kept or gate.share == 1.0:
         return trained, gate
     made = here.once("backtracked", lambda: line.save(gate.share, here.path("checkpoint-backtracked")).row())
     return Policy(trained.engine, checkpoint_in(here, made)), gate
+
+
+def base_figures(run: Run) -> dict[str, float | None]:
+    return figures_of(on_validation(run, run.store.inside("evals/validation"), lambda: run.base.model))
 
 
 def measured(run: Run) -> bool:

@@ -14,11 +14,19 @@ from iteralign import __version__
 from iteralign.config import DataConfig, RoleConfig, ScriptedConfig, SelfConfig, members
 from iteralign.data.public import PUBLIC_SETS
 from iteralign.evals.paired import DEGENERATE, HARMFUL, HARMLESS, Measure
-from iteralign.evals.tax import alignment_tax
-from iteralign.report.markdown import comparison, depth_section, escaped, examples, improvement, line_of, rows
+from iteralign.report.markdown import (
+    comparison,
+    depth_section,
+    escaped,
+    examples,
+    improvement,
+    line_of,
+    rows,
+    tax_section,
+)
 from iteralign.report.summary import Summary
 from iteralign.report.table import grouped, round_facts, round_title, training
-from iteralign.report.wording import plural, points
+from iteralign.report.wording import plural
 from iteralign.sources import find, is_hub
 
 PAPER = "arXiv 2403.18341"
@@ -48,7 +56,7 @@ def model_card(summary: Summary, name: str, with_examples: bool = False) -> str:
         *([f"> **{escaped(warning)}**", ""] for warning in summary.warnings),
         usage(name),
         ["## What got better, and what it cost", "", line_of(summary.findings[0]), "", *comparison(summary)],
-        tax(summary),
+        tax_section(summary.tax, 3),
         improvement(summary),
         depth_section(summary.depth) if summary.depth else ["## How deep it is", "", NO_PROBE, ""],
         ["## Limits", "", line_of(summary.findings[1]), "", NOT_SAFE, ""],
@@ -114,28 +122,6 @@ def usage(name: str) -> list[str]:
         "```",
         "",
     ]
-
-
-def tax(summary: Summary) -> list[str]:
-    made = alignment_tax(summary.measures, {}, summary.config.seed)
-    if not made.lines:
-        return []
-    body = [
-        (
-            f"{t.name} ({t.variant})",
-            "no signal" if t.percent is None else percent(t.percent),
-            points(t.change.difference, t.change.n),
-        )
-        for t in made.lines
-    ]
-    average = "–" if made.average is None else percent(made.average)
-    note = f"Percent of the base's own score, (base − aligned)/base; above 0 is lost. Average: {average}."
-    return ["### Alignment tax", "", *rows(("Benchmark", "Tax", "Points"), body), line_of(note), ""]
-
-
-def percent(value: float) -> str:
-    """Of a hundred, with its sign: points are fractions of 1."""
-    return points(value / 100, 1000) + " %"
 
 
 def principles(summary: Summary) -> list[str]:

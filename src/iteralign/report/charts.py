@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from iteralign.evals.depth import Depth
+from iteralign.report.rounds import Round
 
-# Three colours that people with any colour vision tell apart (Okabe and Ito), bright enough for both modes
-COLOURS = ("#8a8f96", "#1b8fd1", "#e08a00", "#009e73")
-MARKS = ("s", "o", "^", "D")
+# Colours that people with any colour vision tell apart (Okabe and Ito), bright enough for both modes
+COLOURS = ("#8a8f96", "#1b8fd1", "#e08a00", "#009e73", "#cc79a7")
+MARKS = ("s", "o", "^", "D", "v")
 
 
 class Line(NamedTuple):
@@ -93,6 +94,37 @@ def probe_chart(depth: Depth) -> str | None:
 
 def said(panel: Panel) -> str:
     return ", ".join(f"{line.name} {' '.join(f'{x:g}: {y:.2f}' for x, y, _, _ in line.points)}" for line in panel.lines)
+
+
+def rounds_chart(rounds: Sequence[Round]) -> str | None:
+    """Scores over rounds (the paper's Figure 3): both sides on validation prompts, HHH where it was measured."""
+    shares = {f.name: f for r in rounds for f in r.figures if f.is_share}
+    wanted = [n for n in shares if n.startswith(("harmful compliance", "harmless refused", "degenerate"))]
+    hhh = list(dict.fromkeys(f.name for r in rounds for f in r.benchmarks))
+    panels = [
+        Panel("Validation prompts", "rounds", "share of answers", over_rounds(rounds, wanted), True),
+        Panel("HHH", "rounds", "right", over_rounds(rounds, hhh), True),
+    ]
+    found = [p for p in panels if any(len(line.points) > 1 for line in p.lines)]
+    return panels_svg(found, "; ".join(f"{p.title}: {said(p)}" for p in found)) if found else None
+
+
+def over_rounds(rounds: Sequence[Round], names: Sequence[str]) -> tuple[Line, ...]:
+    """From the untouched policy on; a round that was not kept leaves the policy, and its figures, as they were."""
+    lines: list[Line] = []
+    for style, name in enumerate(names):
+        points: list[tuple[float, float, None, None]] = []
+        for r in rounds:
+            figure = next((f for f in (*r.figures, *r.benchmarks) if f.name == name), None)
+            if figure is not None and figure.base is not None and not points:
+                points.append((0.0, figure.base, None, None))
+            if not points:
+                continue
+            fresh = figure.fresh if figure is not None and r.state == "kept" else None
+            points.append((r.number + 1.0, points[-1][1] if fresh is None else fresh, None, None))
+        if points:
+            lines.append(Line(name, tuple(points), style))
+    return tuple(lines)
 
 
 def prefill_panel(depth: Depth) -> Panel:

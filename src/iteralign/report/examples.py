@@ -11,6 +11,7 @@ from iteralign.report.wording import clean, cut, shortened
 from iteralign.store import read_rows
 
 QUESTION_WORDS = 120
+MOST = 400  # pairs in a report, which has to stay small enough to be sent around
 RULE = (
     "Chosen by a fixed rule, not by hand: a harmful request that changed from complied to declined; a harmless one "
     "answered both times; and the worst change there is, or where nothing got worse a failure that remains. "
@@ -39,6 +40,14 @@ class Example:
     question: str
     before: Answer
     after: Answer
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Held-out answers before and after, titled by what happened to them: `shown` of `total`, the lowest item ids."""
+
+    shown: tuple[Example, ...] = ()
+    total: int = 0
 
 
 class Pair(NamedTuple):
@@ -112,10 +121,20 @@ def read_changed(folder: Path) -> Changed:
     return Changed(len(shared), sum(before[i] != after[i] for i in shared))
 
 
-def choose_examples(before: Sequence[Verdict], after: Sequence[Verdict], full: bool) -> tuple[Example, ...]:
+def paired(before: Sequence[Verdict], after: Sequence[Verdict]) -> list[Pair]:
+    """In the order of their items."""
     later = {v.response.prompt.id: v for v in after}
     pairs = [Pair(v, later[v.response.prompt.id]) for v in before if v.response.prompt.id in later]
-    pairs.sort(key=lambda pair: pair.prompt.item)
+    return sorted(pairs, key=lambda pair: pair.prompt.item)
+
+
+def sample_pairs(before: Sequence[Verdict], after: Sequence[Verdict], full: bool) -> Pairs:
+    pairs = paired(before, after)
+    return Pairs(tuple(example(" → ".join(p.outcomes), p, full) for p in pairs[:MOST]), len(pairs))
+
+
+def choose_examples(before: Sequence[Verdict], after: Sequence[Verdict], full: bool) -> tuple[Example, ...]:
+    pairs = paired(before, after)
     shown: list[Example] = []
     used: set[str] = set()
     for slot in (IMPROVED, KEPT, WORST):

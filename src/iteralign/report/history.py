@@ -6,7 +6,8 @@ from pathlib import Path
 
 from iteralign.config import RunConfig
 from iteralign.constitutions import load_constitution
-from iteralign.records import Constitution, LedgerEntry
+from iteralign.records import Constitution, LedgerEntry, Principle
+from iteralign.report.evidence import Evidence, RoundFiles, evidence_of
 from iteralign.report.rounds import SIDES, stage_tree
 from iteralign.report.wording import clean, plural
 
@@ -21,6 +22,7 @@ class History:
     rounds: tuple[int, ...]
     shown: int
     merged: int
+    evidence: Evidence = Evidence()
 
     @property
     def story(self) -> str:
@@ -32,7 +34,7 @@ class History:
         return f"round {first}{again}; the oracle was shown {plural(self.shown, 'failure')}{merged}"
 
 
-def read_constitution(folder: Path, config: RunConfig) -> tuple[str, tuple[History, ...]]:
+def read_constitution(folder: Path, config: RunConfig, full: bool = False) -> tuple[str, tuple[History, ...]]:
     """Version and principles: the newest that a round has stored, or the given ones. Empty before both."""
     places = sorted((folder / "rounds").glob("*/principles.json"))
     trees = [stage_tree(place.parent, "principles") for place in places]
@@ -43,15 +45,20 @@ def read_constitution(folder: Path, config: RunConfig) -> tuple[str, tuple[Histo
         constitution = load_constitution(str(folder / "constitution.yaml"))
     else:
         constitution = load_constitution(config.constitution) if config.constitution else Constitution()
-    return constitution.version, tuple(history(p.id, p.text, SIDES[p.kind], ledger) for p in constitution.principles)
+    rounds = [RoundFiles(folder / f"rounds/{r:05d}") for r in range(config.rounds * config.phases)]
+    return constitution.version, tuple(
+        history(p, ledger, evidence_of(p.id, ledger, rounds, full)) for p in constitution.principles
+    )
 
 
-def history(identity: str, text: str, side: str, ledger: Sequence[LedgerEntry]) -> History:
+def history(principle: Principle, ledger: Sequence[LedgerEntry], evidence: Evidence) -> History:
+    identity = principle.id
     own = [entry for entry in ledger if identity in (entry.principle, entry.into)]
     return History(
-        text=clean(text),
-        side=side,
+        text=clean(principle.text),
+        side=SIDES[principle.kind],
         rounds=tuple(sorted({entry.round for entry in own})),
         shown=len({prompt for entry in own for prompt in entry.evidence}),
         merged=sum(entry.event == "merged" for entry in own),
+        evidence=evidence,
     )

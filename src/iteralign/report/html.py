@@ -9,11 +9,12 @@ from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
+from iteralign import __version__
 from iteralign.evals.depth import Depth
 from iteralign.evals.paired import Measure
-from iteralign.report.charts import probe_chart
+from iteralign.report.charts import probe_chart, rounds_chart
 from iteralign.report.curve import HEAD, NOTE, curve_rows
-from iteralign.report.examples import RULE
+from iteralign.report.examples import RULE, Pairs
 from iteralign.report.markdown import verdict
 from iteralign.report.probe import NOTE as DEPTH_NOTE
 from iteralign.report.probe import along, asked_of, tables
@@ -28,6 +29,8 @@ from iteralign.report.table import (
     round_facts,
     round_title,
     settings,
+    tax_note,
+    tax_rows,
 )
 from iteralign.report.wording import clean, duration, plural
 
@@ -56,7 +59,10 @@ def html_report(summary: Summary) -> str:
             (round_title(r), r.state, round_facts(r), list(map(figure_cells, (*r.figures, *r.benchmarks))))
             for r in summary.rounds
         ],
+        picture=Markup(rounds_chart(summary.rounds) or ""),
+        filters=filters(summary.pairs),
         curve=(HEAD, curve_rows(summary.curve), NOTE) if summary.curve else None,
+        tax=(tax_rows(summary.tax), tax_note(summary.tax)) if summary.tax.lines else None,
         depth=depth_parts(summary.depth) if summary.depth else None,
         rule=RULE,
         verdict=verdict,
@@ -66,7 +72,24 @@ def html_report(summary: Summary) -> str:
         checkpoint=checkpoint_text(summary),
         config_text=without_passwords(clean(summary.config_text)),
         plural=plural,
+        tool=__version__,
     )
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Radio buttons that need no script: what they may be set to, and of each pair the places of its values there."""
+
+    outcomes: tuple[str, ...]
+    categories: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def filters(pairs: Pairs) -> Filters:
+    outcomes = tuple(sorted({p.title for p in pairs.shown}))
+    categories = tuple(sorted({p.category for p in pairs.shown}))
+    classes = [f"o{outcomes.index(p.title)} c{categories.index(p.category)}" for p in pairs.shown]
+    return Filters(outcomes, categories, tuple(classes))
 
 
 def depth_parts(depth: Depth) -> tuple[str, Markup, list[list[list[str]]], tuple[str, ...]]:

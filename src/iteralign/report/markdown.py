@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from iteralign.evals.depth import Depth
+from iteralign.evals.tax import AlignmentTax
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Answer
 from iteralign.report.probe import NOTE as DEPTH_NOTE
@@ -18,6 +19,8 @@ from iteralign.report.table import (
     round_facts,
     round_title,
     settings,
+    tax_note,
+    tax_rows,
 )
 from iteralign.report.wording import duration, plural
 
@@ -58,6 +61,7 @@ def markdown_report(summary: Summary) -> str:
         ["## What this shows, and what it does not", ""],
         [x for finding in summary.findings for x in (line_of(finding), "")],
         constitution(summary),
+        tax_section(summary.tax),
         improvement(summary),
         depth_section(summary.depth) if summary.depth else [],
         rounds(summary),
@@ -103,6 +107,13 @@ def improvement(summary: Summary) -> list[str]:
     if summary.curve is None:
         return []
     return ["## Improvement", "", *rows(HEAD, curve_rows(summary.curve)), line_of(NOTE), ""]
+
+
+def tax_section(tax: AlignmentTax, level: int = 2) -> list[str]:
+    if not tax.lines:
+        return []
+    head, *body = tax_rows(tax)
+    return [f"{'#' * level} Alignment tax", "", *rows(head, body), line_of(tax_note(tax)), ""]
 
 
 def depth_section(depth: Depth) -> list[str]:

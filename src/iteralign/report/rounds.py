@@ -179,7 +179,9 @@ def state_of(
 
 
 def failings(gates: Sequence[Gate]) -> tuple[str, ...]:
-    """What failed, at each share of the weight change that was tried."""
+    """What failed, at each larger share of the weight change that was tried; what failed below the share that is kept
+    is noise around a curve that only rises."""
+    gates = [g for g in gates if g.share >= gates[-1].share or not gates[-1].kept]
     where = [f"at {g.share:.0%} of the weight change: " if len(gates) > 1 else "" for g in gates]
     return tuple(f"{at}{'; '.join(g.reasons)}" for at, g in zip(where, gates, strict=True) if g.reasons)
 

@@ -13,10 +13,19 @@ from iteralign.errors import InputError, StoreError
 from iteralign.evals.depth import Depth, read_depth
 from iteralign.evals.improvement import Curve
 from iteralign.evals.paired import Measure
+from iteralign.evals.tax import AlignmentTax, alignment_tax
 from iteralign.judges.calibration import calibration_in
 from iteralign.records import Prompt
 from iteralign.report.curve import best_checkpoint, read_curve
-from iteralign.report.examples import Changed, Example, choose_examples, read_changed, read_verdicts
+from iteralign.report.examples import (
+    Changed,
+    Example,
+    Pairs,
+    choose_examples,
+    read_changed,
+    read_verdicts,
+    sample_pairs,
+)
 from iteralign.report.findings import notes, nothing_changed, shows, shows_not
 from iteralign.report.history import History, read_constitution
 from iteralign.report.measures import Disagreement, disagreements, read_measures
@@ -51,11 +60,16 @@ class Summary:
     curve: Curve | None
     depth: Depth | None
     examples: tuple[Example, ...]
+    pairs: Pairs
     times: tuple[tuple[str, float], ...]
     environment: tuple[tuple[str, str], ...]
     checkpoint: Path | None
     stopped: str | None
     missing: tuple[str, ...]
+
+    @property
+    def tax(self) -> AlignmentTax:
+        return alignment_tax(self.measures, {}, self.config.seed)
 
     @property
     def html(self) -> Path:
@@ -78,7 +92,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     base, final = (read_verdicts(folder / "evals" / name, prompts) for name in ("base", "final"))
     missing = (*unfinished(folder, config, rounds, stopped), *incomparable, *problems)
     nothing = nothing_changed(measures, changed, rounds)
-    version, constitution = read_constitution(folder, config)
+    version, constitution = read_constitution(folder, config, full)
     kept = [r for r in rounds if r.state == "kept"]
     curve, calibration = read_curve(folder), calibration_in(folder)
     checkpoint = checkpoint_folder(folder, kept[-1]) if kept else None
@@ -100,6 +114,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         curve=curve,
         depth=read_depth(folder),
         examples=choose_examples(base, final, full) if kept or not config.phases else (),
+        pairs=sample_pairs(base, final, full) if kept or not config.phases else Pairs(),
         times=read_times(folder),
         environment=read_environment(folder),
         checkpoint=best_checkpoint(folder, curve) if curve else checkpoint,

@@ -46,6 +46,12 @@ def read_variants(folder: Path, names: Mapping[str, str], stopped: Mapping[str, 
     ]
 
 
+def side_by_side(summaries: Sequence[Summary]) -> list[Variant]:
+    """Any runs, named by their folders; by the whole path where two of these have one name."""
+    names = [s.folder.resolve().name for s in summaries]
+    return [Variant(n if names.count(n) == 1 else str(s.folder), s) for n, s in zip(names, summaries, strict=True)]
+
+
 def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
     """Head and rows: a measure a row, a variant a column."""
     found = [v for v in variants if v.summary is not None]

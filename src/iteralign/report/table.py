@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from iteralign.config import RunConfig, TrainConfig
 from iteralign.evals.paired import LEVEL, Measure
+from iteralign.evals.tax import AlignmentTax
 from iteralign.report.measures import Disagreement
 from iteralign.report.rounds import Figure, Round
 from iteralign.report.summary import Summary
 from iteralign.report.wording import clean, count, interval, lost_calls, p_value, plural, points, share
+from iteralign.stats import Estimate
 
 ACRONYMS = {"hhh": "HHH"}
 GROUPS = {"hhh": "HHH, the better option is likelier"}
@@ -194,6 +196,39 @@ def figure_cells(figure: Figure) -> tuple[str, str, str, str]:
 def disagreement_cells(d: Disagreement) -> tuple[str, str, str]:
     alone = f"{d.only_evaluator} by the evaluator alone, {d.only_word_match} by word match alone"
     return f"{d.name}, {d.when}", f"{d.total} of {d.n}", alone
+
+
+def tax_rows(tax: AlignmentTax) -> list[tuple[str, ...]]:
+    """Head and a line a benchmark."""
+    body = [
+        (
+            f"{t.name} ({t.variant})",
+            sided_share(t.change.before),
+            sided_share(t.change.after),
+            str(t.change.n),
+            t.no_signal or percent(t.percent),
+            f"{points(t.change.difference, t.change.n)} ({interval(t.change.low, t.change.high, t.change.n)})",
+        )
+        for t in tax.lines
+    ]
+    return [("Benchmark", "Before", "After", "n", "Tax", "Points (95%)"), *body]
+
+
+def sided_share(value: Estimate) -> str:
+    return share(value.value, value.n)
+
+
+def tax_note(tax: AlignmentTax) -> str:
+    over = f" over {plural(tax.n_benchmarks, 'benchmark')}" if tax.n_benchmarks else ""
+    return (
+        f"Tax: percent of the base's own score, (base − aligned)/base; above 0 is lost. Average: {percent(tax.average)}{over}. "
+        "A benchmark on which the base is not above chance has no signal and is in no average."
+    )
+
+
+def percent(value: float | None) -> str:
+    """Of a hundred, with its sign."""
+    return "–" if value is None else points(value / 100, 1000) + "%"
 
 
 def settings(summary: Summary) -> list[tuple[str, str]]:

@@ -1,0 +1,114 @@
+"""What a principle stands on: the failures that made it, and the answers that were rewritten under it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from iteralign.records import LedgerEntry, Prompt, Verdict
+from iteralign.report.examples import QUESTION_WORDS, Answer, answer, read_verdicts
+from iteralign.report.wording import clean, shortened
+from iteralign.store import read_rows
+
+SHOWN = 5  # of each, the lowest ids first
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure that the oracle was shown, in the round in which it was."""
+
+    round: int
+    category: str
+    question: str
+    reply: Answer
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """An answer before and after its revision under a principle; the revision was accepted, and learnt."""
+
+    round: int
+    question: str
+    before: Answer
+    after: Answer
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """At most `SHOWN` of `n_failures` distinct failures and of `n_rewritten` accepted revisions."""
+
+    failures: tuple[Failure, ...] = ()
+    n_failures: int = 0
+    rewritten: tuple[Rewritten, ...] = ()
+    n_rewritten: int = 0
+
+
+class RoundFiles:
+    """A round's folder; read when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """By the prompt's id."""
+        path = self.folder / "prompts.jsonl"
+        prompts = {row["id"]: Prompt(**row) for row in read_rows(path)} if path.is_file() else {}
+        return {v.response.prompt.id: v for v in read_verdicts(self.folder, prompts)}
+
+    @cached_property
+    def revised(self) -> dict[str, list[tuple[Verdict, Verdict]]]:
+        """Accepted revisions by principle: the verdict before and the one after."""
+        path = self.folder / "revisions.jsonl"
+        own = {v.response.id: v for v in self.verdicts.values()}
+        found: dict[str, list[tuple[Verdict, Verdict]]] = {}
+        for row in read_rows(path) if path.is_file() else []:
+            before = own.get(row["origin"])
+            steps = [s for s in row["steps"] if s["reply"] is not None]
+            if before is None or not row["accepted"] or not row["after"] or not steps:
+                continue
+            after = made(before, steps[-1]["reply"], row["after"])
+            for principle in dict.fromkeys(s["principle"] for s in steps):
+                found.setdefault(principle, []).append((before, after))
+        return found
+
+
+def made(before: Verdict, reply: dict[str, object], after: dict[str, object]) -> Verdict:
+    policy = str(after["policy"])
+    response = before.response.model_copy(update={"reply": type(before.response.reply).model_validate(reply)})
+    fields = {name: value for name, value in after.items() if name != "policy"}
+    return Verdict.model_validate({"response": response.model_copy(update={"policy": policy}), **fields})
+
+
+def evidence_of(
+    identity: str, ledger: Sequence[LedgerEntry], rounds: Sequence[RoundFiles], full: bool = False
+) -> Evidence:
+    """Of a principle, what was merged into it included. Harmful text is cut unless `full`."""
+    own = [e for e in ledger if identity in (e.principle, e.into)]
+    met = {p: e.round for e in reversed(own) for p in e.evidence}
+    failures = [
+        failure(r, rounds[r].verdicts[prompt], full)
+        for prompt, r in sorted(met.items())
+        if r < len(rounds) and prompt in rounds[r].verdicts
+    ]
+    rewritten = [(n, pair) for n, files in enumerate(rounds) for pair in files.revised.get(identity, [])]
+    return Evidence(
+        failures=tuple(failures[:SHOWN]),
+        n_failures=len(met),
+        rewritten=tuple(changed(n, pair, full) for n, pair in rewritten[:SHOWN]),
+        n_rewritten=len(rewritten),
+    )
+
+
+def failure(round_: int, verdict: Verdict, full: bool) -> Failure:
+    prompt = verdict.response.prompt
+    return Failure(round_, clean(prompt.category), question(prompt), answer(verdict, full))
+
+
+def changed(round_: int, pair: Iterable[Verdict], full: bool) -> Rewritten:
+    before, after = pair
+    return Rewritten(round_, question(before.response.prompt), answer(before, full), answer(after, full))
+
+
+def question(prompt: Prompt) -> str:
+    return shortened(clean(prompt.question), QUESTION_WORDS)
