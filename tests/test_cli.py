@@ -144,6 +144,7 @@ def parameters() -> list[tuple[str, Any]]:
 def test_every_argument_and_option_says_what_it_is() -> None:
     found = parameters()
     commands = {"run", "sweep", "plan", "pull", "eval", "probe", "compare", "report", "doctor"}
+    commands |= {"watch", "export", "review"}
     assert {name for name, _ in found} == commands
     assert [(name, p.name) for name, p in found if not p.help] == []
 

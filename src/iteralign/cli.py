@@ -9,7 +9,7 @@ import typer
 
 from iteralign import __version__, cli_constitution, cli_eval, cli_export, cli_judge, cli_pack, cli_probe, cli_review
 from iteralign.cli_options import Fresh, Sets, resumable
-from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped
+from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped, Waiting
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
@@ -303,6 +303,8 @@ def doctor(
 def main() -> None:
     try:
         app()
+    except Waiting as error:
+        typer.echo(str(error), err=True)
     except IteralignError as error:
         typer.secho(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}", fg="red", err=True)
         sys.exit(error.exit_code)

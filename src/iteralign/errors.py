@@ -9,7 +9,8 @@
     │   ├── StoreError         a run directory that does not fit, or a full disk
     │   └── ModelError         a model that cannot be reached, loaded, or asked this
     │       └── NotApplicable  the backend cannot do this kind of call at all
-    └── Stopped           (3)  a gate or a budget ended the run; what was finished stays
+    ├── Stopped           (3)  a gate or a budget ended the run; what was finished stays
+    └── Waiting           (0)  people are asked something; the same command goes on when they have answered
 
 Anything else that escapes is a bug (exit code 1).
 """
@@ -49,3 +50,7 @@ class NotApplicable(ModelError):
 
 class Stopped(IteralignError):
     exit_code = 3
+
+
+class Waiting(IteralignError):
+    exit_code = 0

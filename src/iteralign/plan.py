@@ -27,7 +27,6 @@ from iteralign.data import assert_disjoint, load_prompts, split_prompts
 from iteralign.data.attacks import attack
 from iteralign.data.public import PUBLIC_SETS
 from iteralign.data.splits import SPLITS
-from iteralign.evals.suites import SUITES, Benchmark
 from iteralign.records import Prompt, Split, digest, user
 from iteralign.runs import Prompts
 from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of, unpacked_of
@@ -215,8 +214,10 @@ def downloads(config: RunConfig) -> tuple[Amount, ...]:
     models = (model for role in ROLES for model in models_of(config, role))
     specs = [m.model for m in models if isinstance(m, TransformersConfig | LlamaCppConfig)]
     specs += ["hhh"] if config.evals.hhh else []
-    wanted = {name.strip() for name in config.evals.suites.split(",")}
-    specs += sorted(str(s.source) for n in wanted if isinstance(s := SUITES.get(n), Benchmark) and s.source)
+    if config.evals.suites:
+        from iteralign.evals.suites import sources_of  # torch, which most plans need not
+
+        specs += sources_of(config)
     for source in (*config.prompts.red_team, *config.prompts.harmless):
         if source.source in PUBLIC_SETS:
             specs.append(PUBLIC_SETS[source.source].source)

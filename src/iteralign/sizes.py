@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iteralign.config import (
+    HumanConfig,
     LlamaCppConfig,
     LoraConfig,
     ModelConfig,
@@ -183,6 +184,8 @@ def time_of(model: ModelConfig, calls: int, read: float, new: float, writes: boo
     """
     if isinstance(model, ScriptedConfig):
         return Time(0.0, "scripted: no weights")
+    if isinstance(model, HumanConfig):
+        return Time(None, "people take their time")
     if isinstance(model, OpenAIConfig):
         said = f"{model.concurrency} calls at once, {CALL_SECONDS:g} s each assumed"
         return Time(calls * CALL_SECONDS / model.concurrency, said)
@@ -241,7 +244,7 @@ def memory_of(
 
     `scores`: whether probabilities are read from it.
     """
-    if isinstance(model, ScriptedConfig | OpenAIConfig):
+    if isinstance(model, ScriptedConfig | OpenAIConfig | HumanConfig):
         return Amount(name, 0, "nothing in this process")
     weight = weigh(model.model)
     if isinstance(model, LlamaCppConfig):

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Literal, NamedTuple, TypeVar
 
 from iteralign.config import (
+    HumanConfig,
     ModelConfig,
     OneJudge,
     OpenAIConfig,
@@ -19,8 +20,7 @@ from iteralign.constitutions import load_constitution
 from iteralign.evals.answers import answer
 from iteralign.evals.benchmarks import hhh_pairs
 from iteralign.evals.depth import compliant_needed
-from iteralign.evals.gates import MEASURED
-from iteralign.evals.suites import SUITES, Asked, Benchmark, read_suites
+from iteralign.evals.gates import tries
 from iteralign.judges.calibration import Reading
 from iteralign.judges.rubric import Rubric
 from iteralign.prompts import load_prompt
@@ -99,6 +99,8 @@ def models_of(config: RunConfig, role: Role) -> list[ModelConfig]:
 
 
 def name_of(model: ModelConfig) -> str:
+    if isinstance(model, HumanConfig):
+        return "people"
     return f"scripted: {model.script}" if isinstance(model, ScriptedConfig) else model.model
 
 
@@ -322,8 +324,11 @@ def walk_evaluation(walk: Walk, prompts: dict[Split, Prompts]) -> None:
     times = 2 * config.evals.hhh + config.rounds * bool(config.evals.hhh_per_round)
     if times:
         walk.ask(Stage("hhh", "run", times), "policy", measure_hhh)
-    for asked in suites_at_hand(config):
-        walk.ask(Stage(asked.name, "run", 2), "policy", lambda m, items=asked.items: answer(items, m))
+    if config.evals.suites:
+        from iteralign.evals.suites import suites_at_hand  # torch, which most plans need not
+
+        for asked in suites_at_hand(config):
+            walk.ask(Stage(asked.name, "run", 2), "policy", lambda m, items=asked.items: answer(items, m))
 
 
 def walk_probe(walk: Walk, prompts: dict[Split, Prompts]) -> None:
@@ -340,21 +345,6 @@ def walk_probe(walk: Walk, prompts: dict[Split, Prompts]) -> None:
     stage = Stage("probe", "run", passes)
     responses = walk.ask(stage, "policy", lambda m: respond(asked, m, config.evaluate, config.seed, -3))
     walk.judge(stage, "evaluator", responses)
-
-
-def tries(config: RunConfig) -> int:
-    """How often at most a round's change is measured again with less of it."""
-    if not (config.gates.enabled and config.prompts.validation):
-        return 0
-    return MEASURED - 1 if config.gates.backtrack else int(config.gates.margin < 1.0)
-
-
-def suites_at_hand(config: RunConfig) -> list[Asked]:
-    """Of evals.suites what can be read without fetching anything; a task of lm-evaluation-harness cannot be counted."""
-    names = [name.strip() for name in config.evals.suites.split(",") if name.strip()]
-    known = [n for n in names if isinstance(SUITES.get(n.partition("@")[0]), Benchmark)]
-    there = [n for n in known if "@" in n or at_hand(str(SUITES[n].source)) is not None]
-    return read_suites(",".join(there), config.evals.items, config.seed) if there else []
 
 
 def measure_hhh(tally: Tally) -> None:

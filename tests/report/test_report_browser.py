@@ -74,8 +74,8 @@ def test_hostile_text_runs_nothing_and_asks_for_nothing(browser: Browser, folder
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_a_report_is_readable_and_its_filters_work(browser: Browser, finished: Path, scheme: str, width: int) -> None:
-    summary = write_reports(finished)
+def test_a_report_is_readable_and_its_filters_work(browser: Browser, folder: Path, scheme: str, width: int) -> None:
+    summary = write_reports(folder)
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(summary.html.resolve().as_uri())

@@ -1,6 +1,7 @@
 """What a run is: one frozen tree of plain models, read from YAML plus `a.b=value` overrides."""
 
 from iteralign.config.models import (
+    HumanConfig,
     LabelConfig,
     LlamaCppConfig,
     ModelConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "DiscoverConfig",
     "EvalsConfig",
     "GateConfig",
+    "HumanConfig",
     "JudgeConfig",
     "LabelConfig",
     "LiftConfig",

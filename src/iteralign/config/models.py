@@ -80,6 +80,12 @@ class ScriptedConfig(Section):
     seed: int = 0
 
 
+class HumanConfig(Section):
+    """People play this role: the run stops with its questions, and goes on when they are answered (`iteralign review`)."""
+
+    type: Literal["human"] = "human"
+
+
 class SelfConfig(Section):
     """The policy itself plays this role; the report says so first."""
 
@@ -87,10 +93,11 @@ class SelfConfig(Section):
 
 
 ModelConfig = Annotated[
-    TransformersConfig | LlamaCppConfig | OpenAIConfig | ScriptedConfig, Field(discriminator="type")
+    TransformersConfig | LlamaCppConfig | OpenAIConfig | ScriptedConfig | HumanConfig, Field(discriminator="type")
 ]
 RoleConfig = Annotated[
-    TransformersConfig | LlamaCppConfig | OpenAIConfig | ScriptedConfig | SelfConfig, Field(discriminator="type")
+    TransformersConfig | LlamaCppConfig | OpenAIConfig | ScriptedConfig | HumanConfig | SelfConfig,
+    Field(discriminator="type"),
 ]
 # what can say which of a few labels an exchange has
 LabelConfig = Annotated[

@@ -278,7 +278,7 @@ class EvalsConfig(Section):
     hhh: bool = True
     hhh_per_round: int = Field(default=0, ge=0)
     held_out: bool = True
-    suites: str = ""
+    suites: str | None = None
     items: int | None = Field(default=None, ge=0)
     bootstrap: int = Field(default=10_000, ge=100)
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from iteralign.config.models import (
+    HumanConfig,
     LlamaCppConfig,
     OpenAIConfig,
     ScriptedConfig,
@@ -126,6 +127,7 @@ _TAGGED: dict[str, type[Section]] = {
     "openai": OpenAIConfig,
     "scripted": ScriptedConfig,
     "self": SelfConfig,
+    "human": HumanConfig,
     "rubric": RubricConfig,
     "paper": PaperJudgeConfig,
     "classifier": ClassifierConfig,

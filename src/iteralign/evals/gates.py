@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from iteralign.config import GateConfig
+from iteralign.config import GateConfig, RunConfig
 from iteralign.errors import Stopped
 from iteralign.evals.refusal import refusal_scores
 from iteralign.judges.base import words
@@ -120,6 +120,13 @@ def search(
             return (less if less and less.kept else gates[best]) if best else gates[min(gates)]
         share = between[len(between) // 2] if between else kept
         tried[share] = measure(share)
+
+
+def tries(config: RunConfig) -> int:
+    """How often at most a round's change is measured again with less of it."""
+    if not (config.gates.enabled and config.prompts.validation):
+        return 0
+    return MEASURED - 1 if config.gates.backtrack else int(config.gates.margin < 1.0)
 
 
 def refitted(tried: Mapping[float, Gate], then: Figures, config: GateConfig) -> dict[float, Gate]:

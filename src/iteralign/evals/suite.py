@@ -6,7 +6,6 @@ from iteralign.evals.answers import GOLD, PER_TOKEN, Answered, answer, item_scor
 from iteralign.evals.benchmarks import hhh_pairs, sampled
 from iteralign.evals.gates import Gate, gate, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.refusal import both_sides, refusal_scores
-from iteralign.evals.suites import scores_of, suites_of_run
 from iteralign.models.base import Model
 from iteralign.records import Prompt, Score, Verdict
 from iteralign.runs import HELD_OUT, VALIDATION, Run
@@ -22,19 +21,31 @@ def evaluate(run: Run, policy: Policy, name: str) -> list[Score]:
     """The scores of one policy, in evals/NAME. Held-out prompts are read only here: before and after."""
     store = run.store.inside(f"evals/{name}")
     config = run.config
-    suites = [] if store.path("scores.json").exists() else suites_of_run(config, run.engine.progress)
 
     def make() -> list[dict[str, object]]:
         scores: list[Score] = []
+        more = suites(run)  # read before any model is loaded
         if config.evals.held_out:
             scores += refusal_scores(held_out(run, store, policy))
         if config.evals.hhh:
             scores += [s for s in item_scores(hhh(store, policy, run)) if s.variant in (HHH, HHH_GOLD)]
-        for asked in suites:
-            scores += scores_of(run, store.inside(asked.name), asked, policy)
+        for score in more:
+            scores += score(store, policy)
         return [s.row() for s in scores]
 
     return [Score.model_validate(s) for s in store.once("scores", make)]
+
+
+def suites(run: Run) -> list[Callable[[Store, Policy], list[Score]]]:
+    """What measures each of evals.suites."""
+    if not run.config.evals.suites:
+        return []
+    from iteralign.evals.suites import scores_of, suites_of_run  # torch, which a plan need not load
+
+    return [
+        lambda store, policy, asked=asked: scores_of(run, store.inside(asked.name), asked, policy)
+        for asked in suites_of_run(run.config, run.engine.progress)
+    ]
 
 
 def held_out(run: Run, store: Store, policy: Policy) -> list[Verdict]:

@@ -20,6 +20,7 @@ from iteralign.evals.xstest import Exchange, exchanges, pair_scores, xstest
 from iteralign.prompts import load_prompt
 from iteralign.records import Prompt, Score, digest
 from iteralign.runs import HELD_OUT, Run
+from iteralign.sizes import at_hand
 from iteralign.sources import Progress, fetch
 from iteralign.store import Store, write_text
 from iteralign.training.policy import Policy
@@ -195,6 +196,20 @@ def suites_of_run(config: RunConfig, progress: Progress | None = None) -> list[A
             f"measure others with iteralign eval CHECKPOINT --suite {','.join(other)}"
         )
     return asked
+
+
+def sources_of(config: RunConfig) -> list[str]:
+    """What evals.suites fetches, by name."""
+    named = {name.strip() for name in config.evals.suites.split(",")}
+    return sorted(s.source for n in named if isinstance(s := SUITES.get(n), Benchmark) and s.source)
+
+
+def suites_at_hand(config: RunConfig) -> list[Asked]:
+    """Of evals.suites what can be read without fetching anything; a task of lm-evaluation-harness cannot be counted."""
+    names = [name.strip() for name in config.evals.suites.split(",") if name.strip()]
+    known = [n for n in names if isinstance(SUITES.get(n.partition("@")[0]), Benchmark)]
+    there = [n for n in known if "@" in n or at_hand(str(SUITES[n].source)) is not None]
+    return read_suites(",".join(there), config.evals.items, config.seed) if there else []
 
 
 def prompts_of(run: Run, asked: Asked) -> list[Prompt]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iteralign.config import (
+    HumanConfig,
     LlamaCppConfig,
     ModelConfig,
     OpenAIConfig,
@@ -13,6 +14,7 @@ from iteralign.config import (
     SequenceClassifierConfig,
     TransformersConfig,
 )
+from iteralign.errors import ConfigError
 from iteralign.models.base import Model
 from iteralign.sources import Progress, resolve
 
@@ -32,6 +34,14 @@ def load_model(
         if weights is not None and isinstance(model, ScriptedPolicy):
             model.restore(weights)
         return model
+    if isinstance(config, HumanConfig):
+        from iteralign.models.human import FOLDER, HumanModel
+
+        if cache is None:
+            raise ConfigError(
+                "people can be asked in a run alone: give this role a model (type: human has no run directory)"
+            )
+        return HumanModel(cache.with_name(FOLDER))
     if isinstance(config, OpenAIConfig):
         from iteralign.models.cached import CachedModel
         from iteralign.models.openai import OpenAIModel

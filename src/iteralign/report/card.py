@@ -10,8 +10,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub.repocard_data import EvalResult, ModelCardData
 
-from iteralign import __version__
-from iteralign.config import DataConfig, RoleConfig, ScriptedConfig, SelfConfig, members
+from iteralign.config import DataConfig, HumanConfig, RoleConfig, ScriptedConfig, SelfConfig, members
 from iteralign.data.public import PUBLIC_SETS
 from iteralign.evals.paired import DEGENERATE, HARMFUL, HARMLESS, Measure
 from iteralign.report.markdown import (
@@ -26,7 +25,7 @@ from iteralign.report.markdown import (
 )
 from iteralign.report.summary import Summary
 from iteralign.report.table import grouped, round_facts, round_title, training
-from iteralign.report.wording import plural
+from iteralign.report.wording import VERSION, plural
 from iteralign.sources import find, is_hub
 
 PAPER = "arXiv 2403.18341"
@@ -107,7 +106,7 @@ def opening(summary: Summary) -> str:
     kept = sum(r.state == "kept" for r in summary.rounds)
     return (
         f"{described(summary.config.policy)}, fine-tuned by {METHODS[summary.config.recipe]}. "
-        f"{plural(kept, 'round')} kept. Made with iteralign {__version__}, an independent implementation, not by the "
+        f"{plural(kept, 'round')} kept. Made with iteralign {VERSION}, an independent implementation, not by the "
         "paper's authors."
     )
 
@@ -164,6 +163,8 @@ def described(model: RoleConfig) -> str:
     """A model by a name that others know; of a folder or file only the last part."""
     if isinstance(model, SelfConfig):
         return "the policy itself"
+    if isinstance(model, HumanConfig):
+        return "people"
     if isinstance(model, ScriptedConfig):
         return f"the scripted model {model.script!r} (no weights)"
     known = find(model.model)
@@ -173,7 +174,7 @@ def described(model: RoleConfig) -> str:
 
 
 def hub_id(model: RoleConfig) -> str | None:
-    if isinstance(model, SelfConfig | ScriptedConfig):
+    if isinstance(model, SelfConfig | ScriptedConfig | HumanConfig):
         return None
     known = find(model.model)
     if known is not None:
@@ -183,7 +184,7 @@ def hub_id(model: RoleConfig) -> str | None:
 
 def licence_of(model: RoleConfig) -> str:
     """Of the base: by our table, or by the card in its own folder."""
-    if isinstance(model, SelfConfig | ScriptedConfig):
+    if isinstance(model, SelfConfig | ScriptedConfig | HumanConfig):
         return UNKNOWN
     known = find(model.model)
     if known is not None:

@@ -9,7 +9,6 @@ from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from iteralign import __version__
 from iteralign.evals.depth import Depth
 from iteralign.evals.paired import Measure
 from iteralign.report.charts import probe_chart, rounds_chart
@@ -32,7 +31,7 @@ from iteralign.report.table import (
     tax_note,
     tax_rows,
 )
-from iteralign.report.wording import clean, duration, plural
+from iteralign.report.wording import VERSION, clean, duration, plural
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def html_report(summary: Summary) -> str:
         checkpoint=checkpoint_text(summary),
         config_text=without_passwords(clean(summary.config_text)),
         plural=plural,
-        tool=__version__,
+        tool=VERSION,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from iteralign.agreement import krippendorff_alpha
 from iteralign.config import (
     ClassifierConfig,
+    HumanConfig,
     JudgeConfig,
     OneJudge,
     PaperJudgeConfig,
@@ -64,6 +65,8 @@ def agreement(verdicts: Path) -> str:
 def model_text(config: RoleConfig) -> str:
     if isinstance(config, SelfConfig):
         return "the policy itself"
+    if isinstance(config, HumanConfig):
+        return "people"
     if isinstance(config, ScriptedConfig):
         return f"the scripted model {config.script!r} (no weights)"
     return f"{config.model} ({config.type})"

@@ -1,7 +1,9 @@
 """How a report writes numbers and other people's text: shares, points, p-values; harmful text is cut."""
 
 import re
+from importlib import metadata
 
+VERSION = metadata.version("iteralign")
 CUT_WORDS = 12
 CUT_CHARACTERS = 120  # a text without spaces is one word: it must not slip through
 CUT_MARK = " …[cut]"

@@ -25,6 +25,7 @@ from iteralign.report.wording import interval, p_value, plural, points, share
 from iteralign.review.book import Action, Annotator, Book, Rating, Said
 from iteralign.review.items import Item, order_for
 from iteralign.review.principles import review, standing
+from iteralign.review.questions import answer_question, read_questions
 from iteralign.review.results import Results, labelled_rows, results
 from iteralign.stats import Estimate
 from iteralign.store import write_text
@@ -121,6 +122,7 @@ class Pages:
             stamp=self.book.stamp(token),
             links=[(a, f"{self.address}/r/{a.token}", rated[a.name]) for a in self.book.annotators()],
             result=found,
+            open=sum(q.answer is None for q in read_questions(self.run)),
             rows=satisfied(found),
             lines=lines_of(found),
             kappas=[(a, b, kappa(k), k.n) for a, b, k in found.kappas],
@@ -138,6 +140,18 @@ class Pages:
             others={r.id: [o for o in reviewed if o.stands and o.id != r.id] for r in reviewed},
             path=self.run / REVIEWED,
             when=lambda at: datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M"),
+        )
+
+    def questions(self, token: str) -> str:
+        asked = read_questions(self.run)
+        open_ = [q for q in asked if q.answer is None]
+        return filled(
+            "questions",
+            token=token,
+            stamp=self.book.stamp(token),
+            question=open_[0] if open_ else None,
+            number=len(asked),
+            done=len(asked) - len(open_),
         )
 
     def reviewed(self) -> str:
@@ -241,6 +255,26 @@ def owner_pages(app: FastAPI, pages: Pages) -> None:
         pages.book.decide("owner", action, principle, told)
         write_text(pages.run / REVIEWED, pages.reviewed())
         return RedirectResponse(f"/a/{token}/principles#p-{principle}", 303)
+
+    @app.get("/a/{token}/questions")
+    def questions(token: str) -> HTMLResponse:
+        pages.owner(token)
+        return HTMLResponse(pages.questions(token))
+
+    @app.post("/a/{token}/questions")
+    def answered(
+        token: str,
+        question: Annotated[str, Form()],
+        text: Annotated[str, Form()] = "",
+        stamp: Annotated[str, Form()] = "",
+    ) -> RedirectResponse:
+        pages.owner(token)
+        pages.stamped(token, stamp)
+        try:
+            answer_question(pages.run, question, text)
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from error
+        return RedirectResponse(f"/a/{token}/questions", 303)
 
     @app.get("/a/{token}/constitution.yaml")
     def constitution(token: str) -> Response:

@@ -9,6 +9,8 @@ import typer
 import uvicorn
 
 from iteralign.errors import ConfigError
+from iteralign.models.human import FOLDER
+from iteralign.records import Constitution
 from iteralign.report.constitution import constitution_at
 from iteralign.review.app import LOCAL, Pages, app_for
 from iteralign.review.book import Book
@@ -20,9 +22,10 @@ BOOK = "review.sqlite"
 
 
 def open_pages(run: Path, prompts: int | None = None) -> Pages:
-    """Raises StoreError where the folder is no finished run."""
-    items = read_items(run, prompts)
-    constitution, _ = constitution_at(str(run))
+    """Raises StoreError where the folder is no finished run, nor one that waits for people."""
+    waiting = (run / FOLDER).is_dir() and not (run / "evals/final/verdicts.jsonl").is_file()
+    items = [] if waiting else read_items(run, prompts)
+    constitution = Constitution() if waiting else constitution_at(str(run))[0]
     return Pages(run, items, constitution, Book(run / BOOK), "")
 
 
