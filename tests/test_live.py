@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from iteralign.errors import StoreError
+from iteralign.config import load_config
+from iteralign.errors import ConfigError, StoreError
 from iteralign.live import PROGRESS, Live, describe, follow
+from iteralign.store import read_rows
+from iteralign.tracking import tracking
 
 ROOT = Path(__file__).parents[1]
 SCRIPTED = ROOT / "configs/scripted.yaml"
@@ -92,3 +95,45 @@ def test_every_line_is_json_where_that_is_asked_for(tmp_path: Path) -> None:
     assert {"stage", "note", "ended"} <= {t["event"] for t in told}
     assert [t["stage"] for t in told if t["event"] == "stage"].count("00001/responses") == 1
     assert told[-1] == {"event": "ended", "stopped": None, "report": str(tmp_path / "run/report.html")}
+
+
+# -- trackers -------------------------------------------------------------------------------------------
+
+
+def test_numbers_and_no_text_go_to_a_tracker(tmp_path: Path) -> None:
+    with start(tmp_path / "run", "--set", "runtime.trackers=[tensorboard]") as process:
+        process.communicate()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [place] = {path.parent for path in (tmp_path / "run/tracking").rglob("events*")}
+    events = EventAccumulator(str(place))
+    events.Reload()
+    names = events.Tags()["scalars"]
+    assert [(e.step, e.value) for e in events.Scalars("validation/benign_refusal")] == [
+        (
+            n + 1,
+            pytest.approx(
+                json.loads((tmp_path / f"run/rounds/0000{n}/gate.json").read_text())["figures"]["benign_refusal"]
+            ),
+        )
+        for n in range(2)
+    ]
+    assert [e.step for e in events.Scalars("harmful compliance (evaluator)")] == [0, 2]
+    assert "round/principles" in names
+    questions = {p["plain"][-1]["content"] for p in read_rows(tmp_path / "run/rounds/00000/prompts.jsonl")}
+    told = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
+    assert [q for q in questions if q.encode() in told] == []
+
+
+def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
+    config = load_config(SCRIPTED, ["runtime.trackers=[wandbb]"])
+    with pytest.raises(ConfigError, match=r"no tracker 'wandbb': expected some of .*wandb"), tracking(config, tmp_path):
+        pass
+
+
+def test_a_tracker_is_no_other_run(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as process:
+        process.communicate()
+    with start(tmp_path / "run", "--set", "runtime.trackers=[tensorboard]") as process:
+        process.communicate()
+    assert process.returncode == 0

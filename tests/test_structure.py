@@ -46,6 +46,7 @@ LAYERS = """
     plan
     report
     review
+    tracking
     doctor live
     iteralign
     cli_options

@@ -85,8 +85,9 @@ def run_one(settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFo
     from iteralign.live import Downloads, Live
     from iteralign.recipes import carry_out
     from iteralign.runs import open_
+    from iteralign.tracking import tracking
 
-    with Live(folder=folder, log=log) as live:
+    with tracking(settings, folder) as trackers, Live(folder=folder, log=log, trackers=trackers) as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
         try:
             with resumable():

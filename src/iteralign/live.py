@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,11 +58,13 @@ class Live:
         plain: bool | None = None,
         folder: Path | None = None,
         log: LogFormat = "text",
+        trackers: Callable[[Path], None] | None = None,
     ) -> None:
         self.console = console or Console(stderr=True)
         self.json = log == "json"
         self.plain = not self.console.is_terminal or self.json if plain is None else plain
         self.folder = folder
+        self.trackers = trackers
         self._said = ""
         self._written = 0.0
         self.seconds: dict[str, float] = {}
@@ -148,6 +151,8 @@ class Live:
         if said != self._said:
             self._said = said
             self.note(said)
+            if self.trackers and self.folder:
+                self.trackers(self.folder)
 
     def _tell(self, done: int, speed: str = "", left: float | None = None, ended: bool = False) -> None:
         """At most twice a second, and whole: who reads it never finds a half of it."""

@@ -284,7 +284,9 @@ class EvalsConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """threads 0 = all cores. `micro_batch` is the unit of storing and resuming."""
+    """threads 0 = all cores. `micro_batch` is the unit of storing and resuming. `trackers`: where numbers go, too, by
+    accelerate's names (tensorboard, wandb, mlflow, trackio, …)."""
 
     threads: int = Field(default=0, ge=0)
     micro_batch: int = Field(default=24, ge=1)
+    trackers: tuple[str, ...] = ()

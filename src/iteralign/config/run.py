@@ -108,7 +108,7 @@ class RunConfig(Section):
 
     def digest_fields(self) -> dict[str, Any]:
         """What must be equal for a run directory to be continued: everything but the speed settings."""
-        return self.model_dump(mode="json", exclude={"runtime": {"threads"}})
+        return self.model_dump(mode="json", exclude={"runtime": {"threads", "trackers"}})
 
 
 def share_question(judge: OneJudge, evaluator: OneJudge) -> bool:

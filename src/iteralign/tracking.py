@@ -1,0 +1,88 @@
+"""Numbers of a run, never texts, to TensorBoard, Weights & Biases, MLflow, Trackio, …: accelerate's trackers."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from iteralign.config import RunConfig
+from iteralign.errors import ConfigError
+
+
+class Trackers:
+    """Told of a run directory whenever something in it was finished, they log what is new there: step 0 is the untouched
+    policy, step n the policy after round n - 1."""
+
+    def __init__(self, trackers: Sequence[Any]) -> None:
+        self.trackers = trackers
+        self.logged: set[tuple[int, str]] = set()
+
+    def __call__(self, folder: Path) -> None:
+        for step, values in numbers(folder):
+            new = {name: value for name, value in values.items() if (step, name) not in self.logged}
+            self.logged |= {(step, name) for name in new}
+            for tracker in self.trackers if new else ():
+                tracker.log(new, step=step)
+
+
+@contextmanager
+def tracking(config: RunConfig, folder: Path) -> Iterator[Trackers | None]:
+    """None where the config names no tracker. Raises ConfigError: no such tracker, or its package is not installed."""
+    if not config.runtime.trackers:
+        yield None
+        return
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()  # accelerate's trackers ask it which process they are in
+    made: list[Any] = []
+    for name in config.runtime.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(
+                f"runtime.trackers: no tracker {name!r}: expected some of {', '.join(LOGGER_TYPE_TO_CLASS)}"
+            )
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        place = {"logging_dir": folder / "tracking"} if kind.requires_logging_directory else {}
+        try:
+            tracker = kind(config.name, **place)
+            tracker.start()
+        except ImportError as error:
+            raise ConfigError(
+                f"runtime.trackers: {name} needs its package: pip install {error.name or name}"
+            ) from error
+        made.append(tracker)
+    found = Trackers(made)
+    try:
+        yield found
+    finally:
+        found(folder)
+        for tracker in made:
+            tracker.finish()
+
+
+def numbers(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """What is measured so far, by step: figures of the gates, rows trained on, principles, scores before and after."""
+    found: list[tuple[int, dict[str, float]]] = []
+    for place in sorted((folder / "rounds").glob("*")):
+        values: dict[str, float] = {}
+        if (gate := read(place / "gate.json")) is not None:
+            values |= {f"validation/{name}": value for name, value in gate["figures"].items() if value is not None}
+            values |= {"round/kept": float(gate["kept"]), "round/share": gate["share"]}
+        if (trained := read(place / "trained.json")) is not None:
+            values |= {
+                f"training/{name}": trained[name] for name in ("rows", "steps", "loss") if trained[name] is not None
+            }
+        if (principles := read(place / "principles.json")) is not None:
+            values["round/principles"] = float(len(principles["constitution"]["principles"]))
+        found.append((int(place.name) + 1, values))
+    last = found[-1][0] if found else 0
+    for name, step in (("base", 0), ("final", last)):
+        scores: Any = read(folder / f"evals/{name}/scores.json") or []
+        told = {f"{s['name']} ({s['variant']})": s["value"] for s in scores if s["value"] is not None}
+        found.append((step, told))
+    return [(step, values) for step, values in found if values]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
