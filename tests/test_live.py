@@ -129,6 +129,10 @@ def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
     config = load_config(SCRIPTED, ["runtime.trackers=[wandbb]"])
     with pytest.raises(ConfigError, match=r"no tracker 'wandbb': expected some of .*wandb"), tracking(config, tmp_path):
         pass
+    config = load_config(SCRIPTED, ["runtime.trackers=[aim]"])
+    with pytest.raises(ConfigError, match="aim needs its package: pip install aim"), tracking(config, tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tracker_is_no_other_run(tmp_path: Path) -> None:

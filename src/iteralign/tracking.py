@@ -12,18 +12,27 @@ from iteralign.errors import ConfigError
 
 class Trackers:
     """Told of a run directory whenever something in it was finished, they log what is new there: step 0 is the untouched
-    policy, step n the policy after round n - 1."""
+    policy, step n the policy after round n - 1. They are begun when there is something to log, in its `tracking/`."""
 
-    def __init__(self, trackers: Sequence[Any]) -> None:
-        self.trackers = trackers
+    def __init__(self, kinds: Sequence[Any], name: str) -> None:
+        self.kinds, self.name = kinds, name
+        self.begun: list[Any] = []
         self.logged: set[tuple[int, str]] = set()
 
     def __call__(self, folder: Path) -> None:
         for step, values in numbers(folder):
             new = {name: value for name, value in values.items() if (step, name) not in self.logged}
             self.logged |= {(step, name) for name in new}
-            for tracker in self.trackers if new else ():
+            for tracker in self._trackers(folder) if new else ():
                 tracker.log(new, step=step)
+
+    def _trackers(self, folder: Path) -> list[Any]:
+        if not self.begun:
+            places = [{"logging_dir": folder / "tracking"} if k.requires_logging_directory else {} for k in self.kinds]
+            self.begun = [kind(self.name, **place) for kind, place in zip(self.kinds, places, strict=True)]
+            for tracker in self.begun:
+                tracker.start()
+        return self.begun
 
 
 @contextmanager
@@ -33,31 +42,23 @@ def tracking(config: RunConfig, folder: Path) -> Iterator[Trackers | None]:
         yield None
         return
     from accelerate import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    PartialState()  # accelerate's trackers ask it which process they are in
-    made: list[Any] = []
+    there = {str(name) for name in get_available_trackers()}
     for name in config.runtime.trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise ConfigError(
                 f"runtime.trackers: no tracker {name!r}: expected some of {', '.join(LOGGER_TYPE_TO_CLASS)}"
             )
-        kind = LOGGER_TYPE_TO_CLASS[name]
-        place = {"logging_dir": folder / "tracking"} if kind.requires_logging_directory else {}
-        try:
-            tracker = kind(config.name, **place)
-            tracker.start()
-        except ImportError as error:
-            raise ConfigError(
-                f"runtime.trackers: {name} needs its package: pip install {error.name or name}"
-            ) from error
-        made.append(tracker)
-    found = Trackers(made)
+        if name not in there:
+            raise ConfigError(f"runtime.trackers: {name} needs its package: pip install {name}")
+    PartialState()  # accelerate's trackers ask it which process they are in
+    found = Trackers([LOGGER_TYPE_TO_CLASS[name] for name in config.runtime.trackers], config.name)
     try:
         yield found
     finally:
         found(folder)
-        for tracker in made:
+        for tracker in found.begun:
             tracker.finish()
 
 
