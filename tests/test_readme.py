@@ -1,6 +1,8 @@
 """The README is true: its tree is the tree, its commands exist, its three examples work."""
 
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,7 +83,8 @@ def test_own_model_is_a_setting_of_any_config() -> None:
 
 
 def test_its_commands_with_other_settings_are_read() -> None:
-    lines = re.findall(r"^iteralign run (\S+) --set (\S+)", README, re.MULTILINE)
-    assert len(lines) >= 3
-    for path, setting in lines:
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^iteralign run (.*)$", README, re.MULTILINE)]
+    told = [(path, setting) for path, *more in commands for flag, setting in pairwise(more) if flag == "--set"]
+    assert len(told) >= 4
+    for path, setting in told:
         load_config(ROOT / path, [setting])

@@ -71,10 +71,13 @@ def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def merged(below: Any, above: Any) -> Any:
     """`above` over `below`: sections key by key, but one of another type whole."""
-    both = isinstance(below, dict) and isinstance(above, dict)
-    if not both or above.get("type", below.get("type")) != below.get("type"):  # type: ignore[reportUnknownMemberType]
+    if not isinstance(below, dict) or not isinstance(above, dict):
         return above
-    return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}  # type: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    old: dict[str, Any] = below  # type: ignore[reportUnknownVariableType]
+    new: dict[str, Any] = above  # type: ignore[reportUnknownVariableType]
+    if new.get("type", old.get("type")) != old.get("type"):
+        return new
+    return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
 
 
 def unshared(tree: Any) -> Any:

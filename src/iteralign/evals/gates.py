@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+from scipy.optimize import isotonic_regression
+
 from iteralign.config import GateConfig, RunConfig
 from iteralign.errors import Stopped
 from iteralign.evals.refusal import refusal_scores
@@ -147,6 +149,4 @@ def risen(values: Sequence[float | None]) -> list[float] | None:
     known = [v for v in values if v is not None]
     if len(known) < len(values):
         return None
-    from sklearn.isotonic import isotonic_regression
-
-    return [float(v) for v in isotonic_regression(known)]
+    return [float(v) for v in isotonic_regression(known).x] if known else []

@@ -10,7 +10,6 @@ from iteralign.data.decontaminate import Copy, Decontaminator, Item
 from iteralign.data.truthful import read_judge_rows
 from iteralign.errors import DataError
 from iteralign.evals.benchmarks import hhh_pairs
-from iteralign.evals.suites import Benchmark, suite_of, suites_of_run
 from iteralign.records import Preference, Row, digest
 from iteralign.runs import Run
 from iteralign.sources import fetch, listing
@@ -71,6 +70,10 @@ def look(run: Run, rows: Sequence[Row | Preference]) -> dict[str, Any]:
 
 def of_suites(run: Run) -> list[Item]:
     """The questions that the run itself measures before and after (`evals.suites`)."""
+    if not run.config.evals.suites:
+        return []
+    from iteralign.evals.suites import Benchmark, suite_of, suites_of_run  # torch, which scripted runs need not load
+
     asked = [a for a in suites_of_run(run.config, run.engine.progress) if isinstance(suite_of(a.name), Benchmark)]
     return [Item(a.name, i.id, i.question) for a in asked for i in {i.id: i for i in a.items}.values()]
 

@@ -200,16 +200,24 @@ def suites_of_run(config: RunConfig, progress: Progress | None = None) -> list[A
 
 def sources_of(config: RunConfig) -> list[str]:
     """What evals.suites fetches, by name."""
-    named = {name.strip() for name in config.evals.suites.split(",")}
-    return sorted(s.source for n in named if isinstance(s := SUITES.get(n), Benchmark) and s.source)
+    found = (benchmark_of(name) for name in names_of(config))
+    return sorted(b.source for b in found if b is not None and b.source)
 
 
 def suites_at_hand(config: RunConfig) -> list[Asked]:
     """Of evals.suites what can be read without fetching anything; a task of lm-evaluation-harness cannot be counted."""
-    names = [name.strip() for name in config.evals.suites.split(",") if name.strip()]
-    known = [n for n in names if isinstance(SUITES.get(n.partition("@")[0]), Benchmark)]
-    there = [n for n in known if "@" in n or at_hand(str(SUITES[n].source)) is not None]
+    known = [(n, b) for n in names_of(config) if (b := benchmark_of(n.partition("@")[0])) is not None]
+    there = [n for n, b in known if "@" in n or at_hand(str(b.source)) is not None]
     return read_suites(",".join(there), config.evals.items, config.seed) if there else []
+
+
+def names_of(config: RunConfig) -> list[str]:
+    return [name.strip() for name in (config.evals.suites or "").split(",") if name.strip()]
+
+
+def benchmark_of(name: str) -> Benchmark | None:
+    suite = SUITES.get(name)
+    return suite if isinstance(suite, Benchmark) else None
 
 
 def prompts_of(run: Run, asked: Asked) -> list[Prompt]:

@@ -35,7 +35,9 @@ def read_items(run: Path, n: int | None = None) -> list[Item]:
     """
     config, _ = read_config(run)
     prompts, problems = read_prompts(run, config)
-    sides = {side: read_verdicts(run / "evals" / name, prompts) for side, name in FOLDERS.items()}
+    sides: dict[Side, list[Verdict]] = {
+        side: read_verdicts(run / "evals" / name, prompts) for side, name in FOLDERS.items()
+    }
     if empty := [FOLDERS[side] for side, verdicts in sides.items() if not verdicts]:
         raise StoreError(
             f"{run} has no held-out answers to rate in evals/{' and evals/'.join(empty)}"
