@@ -166,7 +166,7 @@ def test_an_unfinished_run_gives_a_partial_report_and_is_left_as_it_is(folder: P
         assert "This report is partial: round 1 is not finished (next: revisions)" in flat(page)
         assert "the final scores are missing (evals/final)" in flat(page)
         assert "nothing was measured both before and after" in flat(page)
-        assert "Here is a way" not in page  # no examples without an after
+        assert "Answers before and after" not in page and "All held-out answers" not in page  # there is no after
     summary = summarise(folder)
     assert summary.constitution and summary.rounds[1].state == "unfinished"
     shown = line(measure(summary, "harmful compliance"))
