@@ -58,7 +58,7 @@ def html_report(summary: Summary) -> str:
             (round_title(r), r.state, round_facts(r), list(map(figure_cells, (*r.figures, *r.benchmarks))))
             for r in summary.rounds
         ],
-        picture=Markup(rounds_chart(summary.rounds) or ""),
+        over_rounds=Markup(rounds_chart(summary.rounds) or ""),
         filters=filters(summary.pairs),
         curve=(HEAD, curve_rows(summary.curve), NOTE) if summary.curve else None,
         tax=(tax_rows(summary.tax), tax_note(summary.tax)) if summary.tax.lines else None,
