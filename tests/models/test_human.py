@@ -38,13 +38,13 @@ def test_a_run_waits_for_its_principles_and_goes_on_with_them(tmp_path: Path) ->
     folder, sets = tmp_path / "run", ("oracle={type: human}", "rounds=1", "discover.max_calls=1")
     first = command(folder, *sets)
     assert first.returncode == 0
-    assert f"waiting for people: 1 questions stand open in {folder}/people" in first.stderr
+    assert f"waiting for people (open questions: 1, in {folder}/people)" in first.stderr
     assert f"iteralign review {folder}" in first.stderr
     assert command(folder, *sets).returncode == 0 and len(read_questions(folder)) == 1
     pages = open_pages(folder)
     owner = pages.book.owner
     with TestClient(app_for(pages), base_url="http://127.0.0.1") as client:
-        assert "The run waits for 1 answers" in client.get(f"/a/{owner}").text
+        assert "The run waits for people; open questions: 1" in client.get(f"/a/{owner}").text
         page = client.get(f"/a/{owner}/questions").text
         [question] = read_questions(folder)
         assert question.id in page and "The run asks" in page
@@ -86,7 +86,7 @@ def test_a_judge_of_people_is_asked_a_micro_batch_at_a_time(tmp_path: Path) -> N
 def test_questions_are_laid_down_once_and_a_spoilt_one_is_named(tmp_path: Path) -> None:
     model = HumanModel(tmp_path / "people")
     for _ in range(2):
-        with pytest.raises(Waiting, match="2 questions stand open"):
+        with pytest.raises(Waiting, match="open questions: 2"):
             model.choose([user("Is it so?"), user("Or so?")], ("yes", "no"))
     assert len(list((tmp_path / "people").iterdir())) == 2
     first = read_questions(tmp_path)[0]

@@ -39,7 +39,7 @@ class HumanModel(Model):
         told = [self._told(chat, options) for chat, options in questions]
         if open_ := sum(answer is None for answer in told):
             raise Waiting(
-                f"waiting for people: {open_} questions stand open in {self.folder}. Answer them with `iteralign review "
+                f"waiting for people (open questions: {open_}, in {self.folder}). Answer them with `iteralign review "
                 f"{self.folder.parent}`, then give the same command again"
             )
         return [answer for answer in told if answer is not None]
