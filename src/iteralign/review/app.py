@@ -182,6 +182,7 @@ def app_for(pages: Pages, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     rating_pages(app, pages)
     owner_pages(app, pages)
+    decision_pages(app, pages)
     return app
 
 
@@ -232,6 +233,10 @@ def owner_pages(app: FastAPI, pages: Pages) -> None:
         rows, _ = labelled_rows(pages.items, pages.book.ratings())
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return Response(text, media_type="application/jsonl")
+
+
+def decision_pages(app: FastAPI, pages: Pages) -> None:
+    """Also the owner's: principles, and what a run asks people."""
 
     @app.get("/a/{token}/principles")
     def principles(token: str) -> HTMLResponse:
