@@ -13,6 +13,7 @@ import pytest
 from iteralign.config import load_config
 from iteralign.errors import ConfigError, StoreError
 from iteralign.live import PROGRESS, Live, describe, follow
+from iteralign.models.usage import Usage
 from iteralign.store import read_rows
 from iteralign.tracking import tracking
 
@@ -33,15 +34,29 @@ def test_a_stage_that_held_others_does_not_count_as_their_progress(capsys: pytes
     assert "110/221 1.8/s, about 61 s left" in capsys.readouterr().err
 
 
-def test_the_last_stage_is_in_the_times_too() -> None:
+def test_every_stage_tells_once_what_it_took() -> None:
+    told: list[tuple[str, float, Usage]] = []
+    asked = Usage()
     with Live(plain=True) as live:
+        live.usage, live.ended = lambda: asked, lambda *spent: told.append(spent)
         for name in ("base/hhh", "final/hhh"):
             live.stage(name, 1, 0)
+            asked = asked.plus(Usage(calls=2, read=30, written=4))
             time.sleep(0.02)
         live.finish()
-        assert live.seconds["hhh"] >= 0.04
         live.finish()
-        assert live.seconds["hhh"] < 1
+    assert [(name, usage) for name, _, usage in told] == [("hhh", Usage(2, 30, 4))] * 2
+    assert all(seconds >= 0.02 for _, seconds, _ in told)
+
+
+def test_what_it_cost_so_far_stands_beside_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    with Live(plain=True) as live:
+        live.usage = lambda: Usage(dollars=1.234)
+        live.stage("00000/responses", 100, 0)
+        live._counted -= 60
+        live._started -= 60
+        live.advance("responses", 30, tokens=600)
+    assert "30/100 10 tok/s $1.23, about" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

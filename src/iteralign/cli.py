@@ -89,6 +89,7 @@ def run_one(settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFo
 
     with tracking(settings, folder) as trackers, Live(folder=folder, log=log, trackers=trackers) as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
+        live.usage, live.ended = lambda: opened.usage, opened.spent
         try:
             with resumable():
                 return carry_out(opened).stopped
@@ -97,7 +98,6 @@ def run_one(settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFo
         finally:
             live.finish()
             opened.close()
-            opened.store.event("seconds", **{k: round(v, 1) for k, v in live.seconds.items()})
 
 
 @app.command(epilog="Example: iteralign watch runs/demo")

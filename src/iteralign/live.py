@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from iteralign.errors import StoreError
+from iteralign.models.usage import Usage
 
 WORDS = {
     "prompts": "drawing prompts",
@@ -67,7 +68,9 @@ class Live:
         self.trackers = trackers
         self._said = ""
         self._written = 0.0
-        self.seconds: dict[str, float] = {}
+        self.usage: Callable[[], Usage] = Usage  # what the models were asked so far
+        self.ended: Callable[[str, float, Usage], None] | None = None  # told of every stage: its name, seconds, usage
+        self._before = Usage()
         self._name = ""
         self._started = self._counted = time.monotonic()
         self._begin = 0
@@ -100,6 +103,7 @@ class Live:
         self.finish()
         self._name, self._total, self._begin = name, total, done
         self._started = self._counted = time.monotonic()
+        self._before = self.usage()
         self._stand()
         self._tell(done)
         if self._progress:
@@ -116,7 +120,7 @@ class Live:
         now = time.monotonic()
         speed = (
             f"{tokens / (now - self._started):.0f} tok/s" if tokens else rate(done - self._begin, now - self._started)
-        )
+        ) + cost(self.usage())
         left = (now - self._started) / max(1, done - self._begin) * (self._total - done)
         self._tell(done, speed, left)
         if self._progress and self._task is not None:
@@ -172,9 +176,9 @@ class Live:
     def finish(self) -> None:
         """The stage under way has ended: its time counts."""
         if self._name:
-            stage = self._name.rsplit("/", 1)[-1]
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - self._started
-            self._name = ""
+            name, self._name = self._name, ""
+            if self.ended:
+                self.ended(name.rsplit("/", 1)[-1], time.monotonic() - self._started, self.usage().less(self._before))
 
 
 def standing(folder: Path) -> str:
@@ -205,6 +209,11 @@ def describe(name: str) -> str:
 
 def rate(count: int, seconds: float) -> str:
     return f"{count / seconds:.1f}/s" if seconds > 0.5 and count else ""
+
+
+def cost(usage: Usage) -> str:
+    """So far, where a server has its price."""
+    return f" ${usage.dollars:.2f}" if usage.dollars else ""
 
 
 def clock() -> str:

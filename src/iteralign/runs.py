@@ -32,6 +32,7 @@ from iteralign.judges.paper import PaperJudge
 from iteralign.judges.rubric import Rubric
 from iteralign.models.base import Model
 from iteralign.models.load import Roles
+from iteralign.models.usage import Usage
 from iteralign.records import Constitution, Prompt, Split, digest
 from iteralign.sizes import at_hand
 from iteralign.sources import Progress
@@ -95,6 +96,15 @@ class Run:
             if not path.exists():
                 write_text(path, json.dumps(made.row(), ensure_ascii=False, indent=1) + "\n")
         return judge
+
+    @property
+    def usage(self) -> Usage:
+        """What this process asked of all its models; training is no call."""
+        return self.engine.usage.plus(self.roles.usage)
+
+    def spent(self, stage: str, seconds: float, usage: Usage) -> None:
+        """One time that a stage was worked at, for the report."""
+        self.store.event("stage", stage=stage, seconds=round(seconds, 2), **usage._asdict())
 
     def close(self) -> None:
         self.roles.close()

@@ -202,13 +202,22 @@ def test_rows_over_the_length_limit_are_told_and_only_where_there_are_any(folder
         assert re.search(r"over sft\.max_length.*3 rows cut to their last turns, 1 left out", flat(page), re.IGNORECASE)
 
 
-def test_times_are_added_up_by_stage(folder: Path):
-    """A run that was interrupted has told its seconds twice, and the last line may be torn."""
-    told = [{"responses": 60, "trained": 3.0}, {"responses": 15.5}]
-    lines = [json.dumps({"time": 1, "event": "seconds", **seconds}) for seconds in told]
+def test_what_was_spent_is_added_up_by_stage(folder: Path):
+    """A stage that was worked at twice has told so twice, and the last line may be torn."""
+    usage = {"calls": 40, "read": 1500, "written": 300, "dollars": 0.03, "unpriced": 0}
+    told = [("responses", 60), ("trained", 3.0), ("responses", 15.5)]
+    lines = [json.dumps({"time": 1, "event": "stage", "stage": s, "seconds": t, **usage}) for s, t in told]
     (folder / "events.jsonl").write_text("\n".join(['{"time": 1, "event": "no failures", "round": 3}', *lines, '{"ev']))
-    assert summarise(folder).times == (("responses", 75.5), ("trained", 3.0))
-    assert "1 min 16 s" in texts(folder)["html"]
+    spent = summarise(folder).spent
+    assert [(s.stage, s.seconds, s.usage.calls, s.usage.read) for s in spent] == [
+        ("responses", 75.5, 80, 3000),
+        ("trained", 3.0, 40, 1500),
+    ]
+    pages = texts(folder)
+    assert "1 min 16 s" in pages["html"]
+    for name in ("html", "md"):
+        assert "4,500" in pages[name] and "0.09" in flat(pages[name])
+    assert "Cost: $0.0900" in flat(pages["terminal"])
 
 
 def gate_row(kept: bool, share: float, reasons: list[str]) -> str:

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field
 
 from iteralign.errors import NotApplicable
+from iteralign.models.usage import Meter
 from iteralign.records import Chat, Choice, Record, Reply
 
 
@@ -42,6 +44,11 @@ class Model(ABC):
     @abstractmethod
     def name(self) -> str:
         """The model's identity: it changes with its weights."""
+
+    @cached_property
+    def meter(self) -> Meter:
+        """What was asked of it so far; a wrapper's is that of the model inside."""
+        return Meter()
 
     @abstractmethod
     def generate(self, jobs: Sequence[Job]) -> list[Reply]: ...

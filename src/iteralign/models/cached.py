@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from iteralign.errors import StoreError
 from iteralign.models.base import Job, Model
+from iteralign.models.usage import Meter
 from iteralign.records import Chat, Choice, Record, Reply, digest
 
 T = TypeVar("T")
@@ -33,6 +35,10 @@ class CachedModel(Model):
     @property
     def name(self) -> str:
         return self.inner.name
+
+    @cached_property
+    def meter(self) -> Meter:
+        return self.inner.meter
 
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
         # a schema is part of the key only where there is one: calls kept before jobs had any are still found

@@ -51,6 +51,7 @@ class SequenceClassifier(Model):
             int(self.tokenizer.model_max_length), int(getattr(self.module.config, "max_position_embeddings", 512))
         )
         ids = self.tokenizer(*columns, padding=True, truncation=True, max_length=most, return_tensors="pt")
+        self.meter.add(int(ids["attention_mask"].sum()), 0, len(chats))
         return self.module(**ids.to(self.module.device)).logits.float()
 
 

@@ -55,14 +55,22 @@ class Completion(BaseModel):
     choices: list[Candidate] = Field(min_length=1)
     usage: Usage | None = None
 
+    @property
+    def read(self) -> int:
+        return self.usage.prompt_tokens or 0 if self.usage else 0
+
+    @property
+    def written(self) -> int:
+        return self.usage.completion_tokens or 0 if self.usage else 0
+
     def reply(self) -> Reply:
-        first, usage = self.choices[0], self.usage or Usage()
+        first = self.choices[0]
         return Reply(
             text="" if first.fault else first.message.content or "",
             finish="failed" if first.fault else "length" if first.finish_reason == "length" else "stop",
             error=first.fault,
-            prompt_tokens=usage.prompt_tokens or 0,
-            tokens=usage.completion_tokens or 0,
+            prompt_tokens=self.read,
+            tokens=self.written,
         )
 
 

@@ -103,6 +103,7 @@ class TorchModel(Model):
                 ready[i] = prompt
         for part in self._batches(ready):
             made = self._decode_batch([ready[i] for i in part], [jobs[i] for i in part])
+            self.meter.add(sum(r.prompt_tokens for r in made), sum(r.tokens for r in made), len(made))
             replies.update(zip(part, made, strict=True))
         return [replies[i] for i in range(len(jobs))]
 
@@ -176,6 +177,7 @@ class TorchModel(Model):
                 error = f"a question of {len(prompt.ids)} tokens, but the model holds {self.context_length}"
                 choices[i] = Choice(probabilities=None, answer=None, mass=None, error=error)
         asked = [i for i in range(len(chats)) if i not in choices]
+        self.meter.add(sum(len(prompts[i].ids) for i in asked), 0, len(asked))
         for k, logits in self.each_next([prompts[i] for i in asked]):
             probabilities = torch.softmax(logits.float(), dim=-1)
             choices[asked[k]] = choice_from({o: float(probabilities[ids].sum()) for o, ids in first.items()})
@@ -235,6 +237,7 @@ class TorchModel(Model):
                     f"and {len(after)} of {continuation[:40]!r}: use a model with a longer context"
                 )
             groups[prompt].append((i, after))
+            self.meter.add(len(prompt.ids) + len(after), 0)
         if groups:
             self.score_groups(groups, answers)
         return answers

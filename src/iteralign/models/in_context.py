@@ -1,8 +1,10 @@
 """A model that is told principles in its system message: what a constitution does without any training."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from iteralign.models.base import Job, Model
+from iteralign.models.usage import Meter
 from iteralign.records import Chat, Choice, Message, Reply, digest
 
 
@@ -16,6 +18,10 @@ class InContext(Model):
     @property
     def name(self) -> str:
         return f"{self.inner.name}+system:{digest(self.system, length=8)}"
+
+    @cached_property
+    def meter(self) -> Meter:
+        return self.inner.meter
 
     def told(self, chat: Chat) -> Chat:
         own = "\n\n".join(m.content for m in chat if m.role == "system")

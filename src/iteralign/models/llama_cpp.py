@@ -112,7 +112,9 @@ class LlamaCppModel(Model):
             if self.config.scoring == "torch":
                 raise
             return None
-        return TransformersModel(load_module(folder, torch.bfloat16), load_tokenizer(folder), self.name)
+        scorer = TransformersModel(load_module(folder, torch.bfloat16), load_tokenizer(folder), self.name)
+        scorer.meter = self.meter
+        return scorer
 
     def loglikelihoods(self, pairs: Sequence[tuple[Chat | str, str]]) -> list[list[float]]:
         return super().loglikelihoods(pairs) if self.scorer is None else self.scorer.loglikelihoods(pairs)
@@ -145,6 +147,7 @@ class LlamaCppModel(Model):
         if "choices" not in answer:
             error = answer.get("error", answer)
             return str(error.get("message", error) if isinstance(error, dict) else error)
+        self.meter.add(answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"])
         return answer
 
     def rest(self) -> None:

@@ -1,6 +1,7 @@
 """A model configuration → a model. Equal configurations share one model."""
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 from iteralign.config import (
@@ -16,6 +17,7 @@ from iteralign.config import (
 )
 from iteralign.errors import ConfigError
 from iteralign.models.base import Model
+from iteralign.models.usage import Usage
 from iteralign.sources import Progress, resolve
 
 
@@ -110,6 +112,10 @@ class Roles:
         if key not in self._loaded:
             self._loaded[key] = load_model(config, self.threads, cache=self.cache, progress=self.progress)
         return self._loaded[key]
+
+    @property
+    def usage(self) -> Usage:
+        return reduce(Usage.plus, (model.meter.usage for model in self._loaded.values()), Usage())
 
     def rest(self) -> None:
         for model in self._loaded.values():

@@ -24,6 +24,7 @@ from iteralign.config import OpenAIConfig
 from iteralign.errors import ConfigError, ModelError, NotApplicable
 from iteralign.models.base import Job, Model, choice_from, read_answer, response_format
 from iteralign.models.completion import Completion, weights_of
+from iteralign.models.usage import Meter
 from iteralign.records import Chat, Choice, Reply, digest
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class OpenAIModel(Model):
         self.config = config
         self.backoff = backoff
         self.base_url = url_of(config)
+        self.meter = Meter(config.price, paid=True)
         key = key_of(config)
         self._secret = None if config.key_env is None else re.compile(rf"(?<!\w){re.escape(key[:8])}[\w*.\-]*")
         self._client = openai.OpenAI(
@@ -189,6 +191,7 @@ class OpenAIModel(Model):
             outcome = self._send(sent)
             if isinstance(outcome, Completion):
                 self._answered = turn.batch.reached = True
+                self.meter.add(outcome.read, outcome.written)
                 return outcome
             if outcome.reached:
                 turn.batch.reached = True

@@ -11,6 +11,7 @@ from iteralign.report.rounds import Round
 # Colours that people with any colour vision tell apart (Okabe and Ito), bright enough for both modes
 COLOURS = ("#8a8f96", "#1b8fd1", "#e08a00", "#009e73", "#cc79a7")
 MARKS = ("s", "o", "^", "D", "v")
+WIDTH = 32  # rem a panel: a picture alone is no wider than it reads well
 
 
 class Line(NamedTuple):
@@ -42,7 +43,7 @@ def panels_svg(panels: Sequence[Panel], text: str) -> str:
             draw(place, panel)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return inline(file.getvalue(), text)
+    return inline(file.getvalue(), text, WIDTH * len(panels))
 
 
 def draw(place: Any, panel: Panel) -> None:
@@ -70,8 +71,8 @@ def draw(place: Any, panel: Panel) -> None:
         place.legend(frameon=False, fontsize=8)
 
 
-def inline(svg: str, text: str) -> str:
-    """Without what a file needs and a page does not; `text` as its label."""
+def inline(svg: str, text: str, width: float) -> str:
+    """Without what a file needs and a page does not; `text` as its label, at most `width` wide (rem)."""
     from markupsafe import escape
 
     svg = svg[svg.index("<svg") :]
@@ -81,7 +82,9 @@ def inline(svg: str, text: str) -> str:
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg xmlns="http://www.w3.org/2000/svg" viewBox="\1">', svg, count=1
     )
     svg = svg.replace("xlink:href", "href")
-    return svg.replace("<svg ", f'<svg class="chart" role="img" aria-label="{escape(text)}" ', 1)
+    return svg.replace(
+        "<svg ", f'<svg class="chart" style="max-width: {width:g}rem" role="img" aria-label="{escape(text)}" ', 1
+    )
 
 
 def probe_chart(depth: Depth) -> str | None:

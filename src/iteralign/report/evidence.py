@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from iteralign.records import LedgerEntry, Prompt, Verdict
-from iteralign.report.examples import QUESTION_WORDS, Answer, answer, read_verdicts
+from iteralign.report.examples import QUESTION_WORDS, Answer, answer, read_verdicts, subject
 from iteralign.report.wording import clean, shortened
 from iteralign.store import read_rows
 
@@ -35,12 +35,14 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class Evidence:
-    """At most `SHOWN` of `n_failures` distinct failures and of `n_rewritten` accepted revisions."""
+    """At most `SHOWN` of `n_failures` distinct failures and of `n_rewritten` accepted revisions. `subjects`: side and
+    category of all the failures."""
 
     failures: tuple[Failure, ...] = ()
     n_failures: int = 0
     rewritten: tuple[Rewritten, ...] = ()
     n_rewritten: int = 0
+    subjects: frozenset[str] = frozenset()
 
 
 class RoundFiles:
@@ -86,17 +88,18 @@ def evidence_of(
     """Of a principle, what was merged into it included. Harmful text is cut unless `full`."""
     own = [e for e in ledger if identity in (e.principle, e.into)]
     met = {p: e.round for e in reversed(own) for p in e.evidence}
-    failures = [
-        failure(r, rounds[r].verdicts[prompt], full)
+    failed = [
+        (r, rounds[r].verdicts[prompt])
         for prompt, r in sorted(met.items())
         if r < len(rounds) and prompt in rounds[r].verdicts
     ]
     rewritten = [(n, pair) for n, files in enumerate(rounds) for pair in files.revised.get(identity, [])]
     return Evidence(
-        failures=tuple(failures[:SHOWN]),
+        failures=tuple(failure(r, verdict, full) for r, verdict in failed[:SHOWN]),
         n_failures=len(met),
         rewritten=tuple(changed(n, pair, full) for n, pair in rewritten[:SHOWN]),
         n_rewritten=len(rewritten),
+        subjects=frozenset(subject(verdict.response.prompt) for _, verdict in failed),
     )
 
 

@@ -34,9 +34,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
+    """`category` is as it is shown, with the kind; `subject` names side and category alone."""
+
     title: str
     side: str
     category: str
+    subject: str
     question: str
     before: Answer
     after: Answer
@@ -154,10 +157,15 @@ def example(title: str, pair: Pair, full: bool) -> Example:
         title=title,
         side=side,
         category=clean(kind + (pair.prompt.category or pair.prompt.source)),
+        subject=subject(pair.prompt),
         question=clean(pair.prompt.question) if full else shortened(clean(pair.prompt.question), QUESTION_WORDS),
         before=answer(pair.before, full),
         after=answer(pair.after, full),
     )
+
+
+def subject(prompt: Prompt) -> str:
+    return f"{prompt.wants}: {clean(prompt.category or prompt.source)}"
 
 
 def answer(verdict: Verdict, full: bool) -> Answer:

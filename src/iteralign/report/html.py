@@ -1,6 +1,7 @@
 """report.html: one self-contained page. Every value goes through jinja2's escaping; the page may load nothing."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,13 @@ from iteralign.evals.paired import Measure
 from iteralign.report.charts import probe_chart, rounds_chart
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Pairs
+from iteralign.report.history import History
 from iteralign.report.markdown import verdict
 from iteralign.report.probe import NOTE as DEPTH_NOTE
 from iteralign.report.probe import along, asked_of, tables
+from iteralign.report.spent import HEAD as SPENT_HEAD
+from iteralign.report.spent import NOTE as SPENT_NOTE
+from iteralign.report.spent import spent_rows
 from iteralign.report.summary import Summary
 from iteralign.report.table import (
     Line,
@@ -31,7 +36,7 @@ from iteralign.report.table import (
     tax_note,
     tax_rows,
 )
-from iteralign.report.wording import VERSION, clean, duration, plural
+from iteralign.report.wording import VERSION, clean, plural
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def html_report(summary: Summary) -> str:
             for r in summary.rounds
         ],
         over_rounds=Markup(rounds_chart(summary.rounds) or ""),
-        filters=filters(summary.pairs),
+        filters=filters(summary.pairs, summary.constitution),
         curve=(HEAD, curve_rows(summary.curve), NOTE) if summary.curve else None,
         tax=(tax_rows(summary.tax), tax_note(summary.tax)) if summary.tax.lines else None,
         depth=depth_parts(summary.depth) if summary.depth else None,
@@ -67,7 +72,7 @@ def html_report(summary: Summary) -> str:
         verdict=verdict,
         disagreements=list(map(disagreement_cells, summary.disagreements)),
         settings=settings(summary),
-        times=[(name, duration(seconds)) for name, seconds in summary.times],
+        spent=(SPENT_HEAD, spent_rows(summary.spent), SPENT_NOTE) if summary.spent else None,
         checkpoint=checkpoint_text(summary),
         config_text=without_passwords(clean(summary.config_text)),
         plural=plural,
@@ -77,18 +82,33 @@ def html_report(summary: Summary) -> str:
 
 @dataclass(frozen=True)
 class Filters:
-    """Radio buttons that need no script: what they may be set to, and of each pair the places of its values there."""
+    """Radio buttons that need no script: a letter, a legend and what it may be set to; and of each pair the places of its
+    values there. A principle is about the prompts of the subjects whose failures made it."""
 
-    outcomes: tuple[str, ...]
-    categories: tuple[str, ...]
+    fields: tuple[tuple[str, str, tuple[str, ...]], ...]
     classes: tuple[str, ...]
 
 
-def filters(pairs: Pairs) -> Filters:
+def filters(pairs: Pairs, constitution: Sequence[History]) -> Filters:
     outcomes = tuple(sorted({p.title for p in pairs.shown}))
     categories = tuple(sorted({p.category for p in pairs.shown}))
-    classes = [f"o{outcomes.index(p.title)} c{categories.index(p.category)}" for p in pairs.shown]
-    return Filters(outcomes, categories, tuple(classes))
+    about = [h.evidence.subjects for h in constitution]
+    numbers = tuple(f"{n}" if subjects else f"{n} (given)" for n, subjects in enumerate(about, 1))
+    fields = (
+        ("o", "What happened", outcomes),
+        ("c", "Category", categories),
+        ("p", "Subjects of principle", numbers),
+    )
+    classes = [
+        " ".join(
+            [
+                f"o{outcomes.index(p.title)} c{categories.index(p.category)}",
+                *(f"p{n}" for n, subjects in enumerate(about) if p.subject in subjects),
+            ]
+        )
+        for p in pairs.shown
+    ]
+    return Filters(tuple(field for field in fields if field[2]), tuple(classes))
 
 
 def depth_parts(depth: Depth) -> tuple[str, Markup, list[list[list[str]]], tuple[str, ...]]:

@@ -9,6 +9,9 @@ from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Answer
 from iteralign.report.probe import NOTE as DEPTH_NOTE
 from iteralign.report.probe import along, asked_of, tables
+from iteralign.report.spent import HEAD as SPENT_HEAD
+from iteralign.report.spent import NOTE as SPENT_NOTE
+from iteralign.report.spent import spent_rows
 from iteralign.report.summary import Summary
 from iteralign.report.table import (
     checkpoint_text,
@@ -22,7 +25,7 @@ from iteralign.report.table import (
     tax_note,
     tax_rows,
 )
-from iteralign.report.wording import duration, plural
+from iteralign.report.wording import plural
 
 _MARKS = re.compile(r"[\\`*_{}\[\]#|~$]")
 _LINE_STARTS = re.compile(r"^(\d+)?((?(1)[.)](?=\s|$)|[-+=]))")
@@ -57,9 +60,8 @@ def markdown_report(summary: Summary) -> str:
     parts = [
         [f"# {escaped(summary.config.name)}: before → after", ""],
         [x for warning in summary.warnings for x in (f"> **{escaped(warning)}**", "")],
+        [x for sentence in summary.sentences for x in (line_of(sentence), "")],
         comparison(summary),
-        ["## What this shows, and what it does not", ""],
-        [x for finding in summary.findings for x in (line_of(finding), "")],
         constitution(summary),
         tax_section(summary.tax),
         improvement(summary),
@@ -165,7 +167,7 @@ def disagreement(summary: Summary) -> list[str]:
 
 def surroundings(summary: Summary) -> list[str]:
     found = ["## Settings and environment", "", *rows(("Setting", "Value"), settings(summary))]
-    if summary.times:
-        found += rows(("Stage", "Time"), [(name, duration(seconds)) for name, seconds in summary.times])
+    if summary.spent:
+        found += [*rows(SPENT_HEAD, spent_rows(summary.spent)), SPENT_NOTE, ""]
     found += [f"- {escaped(name)}: {escaped(value)}" for name, value in summary.environment]
     return [*found, f"- checkpoint: {escaped(checkpoint_text(summary))}", "- all settings: `config.yaml`", ""]

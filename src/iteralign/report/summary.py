@@ -29,17 +29,20 @@ from iteralign.report.examples import (
 from iteralign.report.findings import notes, nothing_changed, shows, shows_not
 from iteralign.report.history import History, read_constitution
 from iteralign.report.measures import Disagreement, disagreements, read_measures
+from iteralign.report.opening import asked, learnt, left
 from iteralign.report.roles import Role, read_roles, self_notice
 from iteralign.report.rounds import Round, checkpoint_folder, read_rounds, stop_reason
+from iteralign.report.spent import Spent, read_spent
 from iteralign.report.wording import clean
-from iteralign.store import lines, read_rows
+from iteralign.store import read_rows
 
 
 @dataclass(frozen=True)
 class Summary:
     """`warnings` stand above the table, `notes` below it; `missing` is what an unfinished run lacks.
 
-    `checkpoint` is None when the policy is still the untouched one. `times` are seconds by stage.
+    `sentences`: what was asked, what was learnt from it, what came out, what is left, what all this does not show.
+    `checkpoint` is None when the policy is still the untouched one. `spent`: time and calls by stage.
     Unless `full`, harmful text in it is already cut: no report can show more than this holds.
     """
 
@@ -50,7 +53,7 @@ class Summary:
     roles: tuple[Role, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
-    findings: tuple[str, str]
+    sentences: tuple[str, str, str, str, str]
     measures: tuple[Measure, ...]
     disagreements: tuple[Disagreement, ...]
     changed: Changed
@@ -61,11 +64,19 @@ class Summary:
     depth: Depth | None
     examples: tuple[Example, ...]
     pairs: Pairs
-    times: tuple[tuple[str, float], ...]
+    spent: tuple[Spent, ...]
     environment: tuple[tuple[str, str], ...]
     checkpoint: Path | None
     stopped: str | None
     missing: tuple[str, ...]
+
+    @property
+    def shows(self) -> str:
+        return self.sentences[2]
+
+    @property
+    def shows_not(self) -> str:
+        return self.sentences[-1]
 
     @property
     def tax(self) -> AlignmentTax:
@@ -104,7 +115,13 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         roles=roles,
         warnings=warnings(roles, stopped, nothing, missing),
         notes=notes(measures, changed, rounds, config, calibration),
-        findings=(shows(measures, nothing, config), shows_not(measures, differing, config, nothing, calibration)),
+        sentences=(
+            asked(config, roles, rounds),
+            learnt(rounds, constitution),
+            shows(measures, nothing, config),
+            left(final),
+            shows_not(measures, differing, config, nothing, calibration),
+        ),
         measures=measures,
         disagreements=differing,
         changed=changed,
@@ -115,7 +132,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         depth=read_depth(folder),
         examples=choose_examples(base, final, full) if kept or not config.phases else (),
         pairs=sample_pairs(base, final, full) if kept or not config.phases else Pairs(),
-        times=read_times(folder),
+        spent=read_spent(folder),
         environment=read_environment(folder),
         checkpoint=best_checkpoint(folder, curve) if curve else checkpoint,
         stopped=stopped,
@@ -188,23 +205,6 @@ def read_prompts(folder: Path, config: RunConfig) -> tuple[dict[str, Prompt], li
     prompts = {p.id: p for part in kept for p in (*part.red_team, *part.harmless)}
     lost = len(answers - prompts.keys())
     return prompts, [f"{lost} of {len(answers)} prompts are no longer in the prompt sets"] if lost else []
-
-
-def read_times(folder: Path) -> tuple[tuple[str, float], ...]:
-    """Seconds by stage from the events {"event": "seconds", "responses": 12.5, …}, one for each time that the run was
-    started or continued."""
-    path = folder / "events.jsonl"
-    total: dict[str, float] = {}
-    for line in lines(path.read_bytes()) if path.is_file() else []:
-        try:
-            event: Any = json.loads(line)
-        except ValueError:  # a line that was cut off when the run was killed
-            continue
-        if event.pop("event", None) == "seconds":
-            event.pop("time", None)
-            for stage, seconds in event.items():
-                total[clean(stage)] = total.get(clean(stage), 0.0) + float(seconds)
-    return tuple(total.items())
 
 
 def read_environment(folder: Path) -> tuple[tuple[str, str], ...]:

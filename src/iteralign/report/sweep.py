@@ -9,8 +9,10 @@ from rich.text import Text
 
 from iteralign.evals.lift import Trial
 from iteralign.evals.paired import DEGENERATE, EVALUATOR, HARMFUL, HARMLESS, HHH, WORD_MATCH, Measure
+from iteralign.models.usage import Usage
 from iteralign.report.markdown import escaped, rows
 from iteralign.report.measures import find
+from iteralign.report.spent import cost, total
 from iteralign.report.summary import Summary, summarise
 from iteralign.report.terminal import heading
 from iteralign.report.wording import clean, count, duration, interval, p_value, plural, points
@@ -67,7 +69,9 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
     table.append(["lift on harmless answers", *(lifts(v.summary, "harmless") for v in found if v.summary)])
     table.append(["oracle calls, failed", *(calls(v.summary) for v in found if v.summary)])
     table.append(["rounds kept", *(kept(v.summary) for v in found if v.summary)])
-    table.append(["time", *(duration(sum(s for _, s in v.summary.times)) for v in found if v.summary)])
+    table.append(["time", *(duration(sum(s.seconds for s in v.summary.spent)) for v in found if v.summary)])
+    table.append(["tokens read, written", *(tokens(total(v.summary.spent)) for v in found if v.summary)])
+    table.append(["cost", *(cost(total(v.summary.spent)) for v in found if v.summary)])
     table.append(["stopped", *(clean(v.why or (v.summary.stopped if v.summary else "") or "") for v in found)])
     return [
         row for row in table if len(row) > 1 and (row is table[0] or any(cell not in ("", "–") for cell in row[1:]))
@@ -112,6 +116,10 @@ def lifts(summary: Summary, side: str) -> str:
 
 def calls(summary: Summary) -> str:
     return f"{sum(r.oracle_calls for r in summary.rounds)}, {sum(r.oracle_failed for r in summary.rounds)}"
+
+
+def tokens(usage: Usage) -> str:
+    return f"{usage.read:,}, {usage.written:,}" if usage.calls else ""
 
 
 def kept(summary: Summary) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 from iteralign.evals.paired import Measure
 from iteralign.report.curve import HEAD, curve_rows
 from iteralign.report.examples import Answer, Example
+from iteralign.report.spent import cost, total
 from iteralign.report.summary import Summary
 from iteralign.report.table import Line, checkpoint_text, legend, line, round_facts, round_title
 from iteralign.report.wording import duration, plural, shortened
@@ -33,8 +34,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     for note in summary.notes:
         console.print(Text(f"· {note}", style="dim"))
     heading(console, "What this shows, and what it does not")
-    for finding in summary.findings:
-        console.print(Text(finding))
+    for sentence in (summary.shows, summary.shows_not):
+        console.print(Text(sentence))
     print_constitution(summary, console)
     print_curve(summary, console)
     print_rounds(summary, console)
@@ -167,8 +168,10 @@ def answer_text(when: str, answer: Answer, full: bool) -> Text:
 def print_paths(summary: Summary, console: Console) -> None:
     """One path a line and never wrapped, so that it can be copied."""
     console.print()
-    if spent := [f"{name} {duration(seconds)}" for name, seconds in summary.times if seconds >= 1]:
-        console.print(Text(f"Time: {', '.join(spent)}", style="dim"))
+    if long := [f"{s.stage} {duration(s.seconds)}" for s in summary.spent if s.seconds >= 1]:
+        console.print(Text(f"Time: {', '.join(long)}", style="dim"))
+    if paid := cost(total(summary.spent)):
+        console.print(Text(f"Cost: {paid}", style="dim"))
     checkpoint = checkpoint_text(summary) if summary.checkpoint is None else str(summary.checkpoint)
     for name, path in (("Checkpoint", checkpoint), ("Report", summary.html), ("", summary.markdown)):
         console.print(Text(f"{name:<12}{path}"), soft_wrap=True)

@@ -11,6 +11,7 @@ from iteralign.models.base import Model
 from iteralign.models.in_context import InContext
 from iteralign.models.load import load_model
 from iteralign.models.scripted import ScriptedPolicy
+from iteralign.models.usage import Usage
 from iteralign.records import Checkpoint, Preference, Prompt, Response, Row
 from iteralign.sources import Progress, resolve
 from iteralign.store import Store
@@ -82,6 +83,10 @@ class Engine:
 
         assert isinstance(model, TorchModel)
         put(model, load_weights(self.source(checkpoint)))
+
+    @property
+    def usage(self) -> Usage:
+        return self._model.meter.usage if self._model else Usage()
 
     def close(self) -> None:
         if self._model is not None:
