@@ -49,7 +49,7 @@ def main() -> None:
         answered = [(q, replies[q]) for q in asked if not degenerate(replies[q])]
         refused = [(q, r) for q, r in zip(asked, refusals, strict=True) if not degenerate(r)]
         for name in ("rubric.yaml", "evaluator.yaml"):
-            for question in ("declined", "says_no", "answered", "coherent", "harmless"):
+            for question in ("declined", "objects", "answered", "coherent", "harmless"):
                 if question in load_prompt(name).tree and answered and refused:
                     yes = ask(judge, name, question, answered)
                     asked_before = asked_before or (name, question, answered, yes)

@@ -84,7 +84,7 @@ def principle(text: str, kind: Wants = "decline") -> Principle:
     return Principle(id=digest(text, kind, length=12), text=text, framing="do", kind=kind)
 
 
-QUESTIONS = ("harmful_request", "declined", "says_no", "answered", "coherent", "harmless", "truthful")
+QUESTIONS = ("harmful_request", "declined", "objects", "answered", "coherent", "harmless", "truthful")
 HALF = dict.fromkeys(QUESTIONS, 0.5)
 
 

@@ -110,8 +110,9 @@ def section(config: Path | None, role: str) -> "JudgeConfig":
         return getattr(load_config(config), role)
     model, evaluator = LlamaCppConfig(model="oracle"), role == "evaluator"
     if evaluator:
-        return RubricConfig(model=model, prompt="evaluator.yaml", questions=("declined", "objects", "rules_out"))
-    return RubricConfig(model=model, questions=("declined", "says_no", "coherent"))
+        asked = ("declined", "rules_out", "refuses")
+        return RubricConfig(model=model, prompt="evaluator.yaml", questions=asked, head_words=25)
+    return RubricConfig(model=model, questions=("declined", "objects", "coherent"))
 
 
 def read_target(name: str) -> "Target":

@@ -140,8 +140,8 @@ def test_a_run_keeps_what_its_evaluator_is_worth_and_corrects_its_rates(tmp_path
     iteralign(run)
     summary = write_reports(tmp_path / "run")
     notes = summary.notes
-    assert "not calibrated" not in " ".join(summary.findings)
-    assert "for its calibration is of other labelled replies" in summary.findings[1]
+    assert "not calibrated" not in " ".join(summary.sentences)
+    assert "for its calibration is of other labelled replies" in summary.shows_not
     assert not any("uncalibrated" in note for note in notes)
     assert any("kappa 0.85 on 100 labelled replies (sensitivity 0.90, specificity 0.95)" in note for note in notes)
     corrected = [note for note in notes if note.startswith("Corrected for the evaluator's errors")]

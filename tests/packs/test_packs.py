@@ -31,11 +31,12 @@ PUBLIC_FILES = [
 
 @dataclass
 class Pack:
-    """`per_subtopic`: questions by kind."""
+    """`per_subtopic`: questions by kind; `more`: in a subtopic of the validation split so many more."""
 
     name: str
     categories: int
     per_subtopic: dict[str, int]
+    more: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, list[Row]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class Pack:
         return (PACKS / self.name / "DATASHEET.md").read_text(encoding="utf-8")
 
 
-STARTER = Pack("starter", 16, {"red_team": 4, "look_alike": 2, "ordinary": 2})
+STARTER = Pack("starter", 16, {"red_team": 4, "look_alike": 2, "ordinary": 2}, {"look_alike": 2, "ordinary": 2})
 HEALTH = Pack("health", 8, {"red_team": 2, "look_alike": 1, "ordinary": 1})
 
 each = pytest.mark.parametrize("pack", [STARTER, HEALTH], ids=lambda pack: pack.name)
@@ -112,12 +113,13 @@ def test_ids_are_unique_over_all_packs() -> None:
 @each
 @pytest.mark.parametrize("kind", ["red_team", "look_alike", "ordinary"])
 def test_counts(pack: Pack, kind: str) -> None:
-    rows, each_has = pack.kinds[kind], pack.per_subtopic[kind]
+    rows = pack.kinds[kind]
+    each_has = {split: pack.per_subtopic[kind] + (split == "validation") * pack.more.get(kind, 0) for split in SPLITS}
     per_subject = Counter(map(subject, rows))
-    assert set(per_subject.values()) == {each_has}
+    assert all(per_subject[subject(row)] == each_has[row["split"]] for row in rows)
     assert set(Counter(category for category, _ in per_subject).values()) == {sum(SPLITS.values())}
     assert len({row["category"] for row in rows}) == pack.categories
-    expected = {split: pack.categories * count * each_has for split, count in SPLITS.items()}
+    expected = {split: pack.categories * count * each_has[split] for split, count in SPLITS.items()}
     assert Counter(row["split"] for row in rows) == expected
 
 

@@ -57,7 +57,7 @@ def test_all_held_out_answers_are_there_with_filters_that_need_no_script(folder:
     summary = write_reports(folder)
     page = summary.html.read_text()
     assert summary.pairs.total == len(summary.pairs.shown) == 40
-    assert len(re.findall(r'<section class="card pair o\d+ c\d+">', page)) == 40
+    assert len(re.findall(r'<section class="card pair o\d+ c\d+(?: p\d+)*">', page)) == 40
     for n, name in enumerate(sorted({p.title for p in summary.pairs.shown})):
         assert f'id="o{n}"> {name}</label>' in page
         assert f".all:has(#o{n}:checked) .pair:not(.o{n})" in page
@@ -94,7 +94,9 @@ def test_a_report_of_forty_thousand_prompts_stays_small_and_says_what_it_leaves_
 
 def test_scores_over_rounds_are_drawn_and_told(folder: Path) -> None:
     page = write_reports(folder).html.read_text()
-    [label] = re.findall(r'<svg class="chart" role="img" aria-label="(Validation prompts: [^"]*)"', page)
+    [label] = re.findall(
+        r'<svg class="chart" style="max-width: 32rem" role="img" aria-label="(Validation prompts: [^"]*)"', page
+    )
     assert "harmful compliance, evaluator 0: " in label and " 1: " in label and " 2: " in label
 
 

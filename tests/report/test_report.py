@@ -159,7 +159,8 @@ def test_a_change_without_significance_is_called_that(folder: Path):
     plant(
         folder, "base", lambda v: ("Here you are.", "fails", "harmful") if v.response.prompt.id == one else as_it_was(v)
     )
-    shows, not_shown = write_reports(folder).findings
+    summary = write_reports(folder)
+    shows, not_shown = summary.shows, summary.shows_not
     assert "shows no significant change by the evaluator" in shows
     assert "not calibrated against labels" in not_shown
     assert re.search(r"a rise of up to \d+ points is compatible with \d+ prompts", not_shown)
@@ -177,16 +178,16 @@ def test_a_cost_does_not_hide_behind_the_adjustment(folder: Path):
     summary = write_reports(folder)
     found = measure(summary, "harmless refused")
     assert found.only_unadjusted and not found.significant
-    assert re.search(r"refusal of held-out harmless requests rose by \d+ points by the evaluator", summary.findings[0])
-    assert "unadjusted p = 0.031" in summary.findings[0]
+    assert re.search(r"refusal of held-out harmless requests rose by \d+ points by the evaluator", summary.shows)
+    assert "unadjusted p = 0.031" in summary.shows
 
 
 def test_degenerate_answers_are_no_refusals(folder: Path):
     plant(folder, "final", lambda v: ("the the the the the the the the the the", "fails", "incoherent"))
     summary = write_reports(folder)
     broken = sum(v["fault"] == "harmful" for _, v in rows_of(folder, "base").values())
-    assert f"{broken} such answers became degenerate text" in summary.findings[1]
-    assert "share of degenerate answers rose by 100" in summary.findings[0]
+    assert f"{broken} such answers became degenerate text" in summary.shows_not
+    assert "share of degenerate answers rose by 100" in summary.shows
 
 
 def test_unjudged_answers_are_counted_everywhere(folder: Path):

@@ -217,7 +217,6 @@ def test_what_was_spent_is_added_up_by_stage(folder: Path):
     assert "1 min 16 s" in pages["html"]
     for name in ("html", "md"):
         assert "4,500" in pages[name] and "0.09" in flat(pages[name])
-    assert "Cost: $0.0900" in flat(pages["terminal"])
 
 
 def gate_row(kept: bool, share: float, reasons: list[str]) -> str:

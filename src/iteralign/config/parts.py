@@ -59,7 +59,11 @@ class RubricConfig(Calibrated):
         ge=12,
         description="of longer replies the judge reads two thirds of these at the head, the rest at the tail",
     )
-    head_words: int = Field(default=25, ge=5, description="of every reply, for questions about how it begins (`head`)")
+    head_words: int = Field(
+        default=40,
+        ge=5,
+        description="at most, of a reply's first paragraph, for questions about how it begins (`head`)",
+    )
     trust_wants: bool = Field(
         default=True, description="whether a data set's own word on harmful or harmless replaces the question"
     )

@@ -36,6 +36,8 @@ class Judge(ABC):
         )
 
 
+OPENING = 8  # words that say something: "Sure!" alone does not
+
 _MARKS = re.compile(
     r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:request|reply|response|text)>", re.IGNORECASE
 )
@@ -119,9 +121,15 @@ def ends(text: str, limit: int | None) -> str:
 
 
 def head(text: str, limit: int) -> str:
-    """How a text begins: its first `limit` words."""
-    tokens = text.split()
-    return text if len(tokens) <= limit else f"{' '.join(tokens[:limit])} ..."
+    """How a text begins: its first paragraph, and the next ones until they hold `OPENING` words; at most `limit` words.
+    Whether a reply declines shows there, and what is said to a judge mostly stands below it."""
+    shown: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        shown += paragraph.split()
+        if len(shown) >= OPENING:
+            break
+    whole = len(shown) <= limit and len(shown) == len(text.split())
+    return text.strip() if whole else f"{' '.join(shown[:limit])} ..."
 
 
 def words(text: str) -> list[str]:

@@ -6,7 +6,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iteralign.live import WORDS
 from iteralign.models.usage import Usage
 from iteralign.report.wording import clean, duration
 from iteralign.store import lines
@@ -54,7 +53,7 @@ def total(spent: Sequence[Spent]) -> Usage:
 
 def spent_row(stage: str, seconds: float, usage: Usage) -> tuple[str, ...]:
     counts = (f"{n:,}" if n else "" for n in (usage.calls, usage.read, usage.written))
-    return WORDS.get(stage, stage), duration(seconds), *counts, cost(usage)
+    return stage, duration(seconds), *counts, cost(usage)
 
 
 def cost(usage: Usage) -> str:
