@@ -127,7 +127,7 @@ class Live:
             self._progress.update(self._task, completed=done, speed=speed)
         elif now - self._counted > 20 and done < self._total:
             said = f"  {done}/{self._total} {speed}, about {left:.0f} s left"
-            self._print(said, "progress", done=done, speed=speed, seconds_left=round(left))
+            self._print(said, "progress", done=done, speed=speed, seconds_left=round(left), **self._dollars())
             self._counted = now
 
     def training(self, step: int, steps: int) -> None:
@@ -165,13 +165,17 @@ class Live:
             return
         self._written = now
         told = {"pid": os.getpid(), "stage": self._name, "total": self._total, "done": done, "speed": speed}
-        told |= {"seconds_left": None if left is None else round(left), "ended": ended}
+        told |= {"seconds_left": None if left is None else round(left), "ended": ended, **self._dollars()}
         beside = self.folder / (PROGRESS + ".new")
         try:
             beside.write_text(json.dumps(told))
             beside.replace(self.folder / PROGRESS)
         except OSError:  # a display must not end a run; a full disk ends it where its rows are written
             return
+
+    def _dollars(self) -> dict[str, float]:
+        spent = self.usage().dollars
+        return {"dollars": round(spent, 6)} if spent else {}
 
     def finish(self) -> None:
         """The stage under way has ended: its time counts."""
