@@ -69,7 +69,7 @@ def remaining(known: Sequence[Verdict], wants: str, fails: str, said: str) -> st
     if not side:
         return ""
     most, n = still.most_common(1)[0] if still else ("", 0)
-    where = f" (most of {most}: {n} of {sum(subject(v) == most for v in side)})" if len(still) > 1 else ""
+    where = f" (above all {most}: {n} of {sum(subject(v) == most for v in side)})" if len(still) > 1 else ""
     return f"{still.total()} of {len(side)} {said}{where}"
 
 
