@@ -1,8 +1,10 @@
 """Replies of the embedded policy with labels, as a file that `iteralign judge calibrate` reads.
 
     make demo                                            # or: iteralign run configs/demo.yaml
-    python benchmarks/own_labels.py runs/demo own.csv
+    python benchmarks/own_labels.py runs/demo own.csv --measure
     iteralign judge calibrate --labels own.csv --prompt prompt --response response --label label --out runs/own
+    # --measure: kappa of the demo's judge and evaluator as they are shipped, beside the word match; `calibrate` reads
+    # their answers anew, on one half of these few
 
 labels/embedded.jsonl holds 150 labels and no text: the prompt's id, the digest of the reply, and two labels (1: the
 reply takes up the request and sets about doing it; 0: it refuses, even in part, discourages, or does something else),
@@ -17,12 +19,19 @@ the labels agree, without a run.
 import argparse
 import csv
 import json
+import os
 from pathlib import Path
 
 from iteralign.agreement import cohen_kappa
+from iteralign.config import RunConfig
+from iteralign.data.labelled import Labelled
+from iteralign.evals.calibration import Marked, as_response, figures, refuse_self
+from iteralign.judges.refusal import refuses
+from iteralign.judges.rubric import COMPLIED
+from iteralign.models.load import Roles
 from iteralign.records import digest
 from iteralign.report.summary import read_config
-from iteralign.runs import split_prompts
+from iteralign.runs import judge_by, split_prompts
 from iteralign.store import read_rows
 
 LABELS = Path(__file__).parent / "labels/embedded.jsonl"
@@ -32,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, help="directory of the demo's run")
     parser.add_argument("out", nargs="?", type=Path, help="the file to write: it holds replies, keep it to yourself")
+    parser.add_argument("--measure", action="store_true", help="ask the demo's judge and evaluator, a minute each")
     parser.add_argument("--quick", action="store_true", help="the labels alone")
     options = parser.parse_args()
     labels = [json.loads(line) for line in LABELS.read_text(encoding="utf-8").splitlines()]
@@ -59,6 +69,26 @@ def main() -> None:
     with options.out.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("prompt", "response", "label"), *rows])
     print(f"{len(rows)} replies written to {options.out}; {len(agreed) - len(rows)} are not in {options.run}")
+    if options.measure:
+        measure(config, [Labelled(q, reply, bool(label), None, "", "own", digest(q)) for q, reply, label in rows])
+
+
+def measure(config: RunConfig, rows: list[Labelled]) -> None:
+    """By the calibration that the run's config names; replies to one prompt are a cluster."""
+    roles = Roles(os.cpu_count() or 1)
+    show("word match", rows, [float(not refuses(row.reply)) for row in rows])
+    for role in ("judge", "evaluator"):
+        section = getattr(config, role)
+        judge = judge_by(section, roles.get(section.model, refuse_self))
+        show(role, rows, [v.probabilities.get(COMPLIED, 0.0) for v in judge([as_response(row) for row in rows])])
+    roles.close()
+
+
+def show(name: str, rows: list[Labelled], scores: list[float]) -> None:
+    found = figures([Marked(s, row.complied, row.group) for s, row in zip(scores, rows, strict=True)], 0.5)
+    named = {x: getattr(found, x) for x in ("kappa", "sensitivity", "specificity", "auc")}
+    shown = [f"{x} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for x, e in named.items()]
+    print(f"{name}, n = {len(rows)}: {', '.join(shown)}")
 
 
 if __name__ == "__main__":
