@@ -17,10 +17,16 @@ class Usage(NamedTuple):
     unpriced: int = 0
 
     def plus(self, other: "Usage") -> "Usage":
-        return Usage(*(a + b for a, b in zip(self, other, strict=True)))
+        return Usage(
+            self.calls + other.calls,
+            self.read + other.read,
+            self.written + other.written,
+            self.dollars + other.dollars,
+            self.unpriced + other.unpriced,
+        )
 
     def less(self, other: "Usage") -> "Usage":
-        return Usage(*(a - b for a, b in zip(self, other, strict=True)))
+        return self.plus(Usage(-other.calls, -other.read, -other.written, -other.dollars, -other.unpriced))
 
 
 class Meter:
