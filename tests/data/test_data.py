@@ -148,11 +148,11 @@ def test_the_starter_pack_keeps_its_own_splits() -> None:
     assert {p.kind for p in red} == {"red_team"}
     assert len({p.category for p in red}) == 16
     harmless = load("pack:starter/harmless", seed=7)
-    assert Counter(p.kind for p in harmless) == {"look_alike": 192, "ordinary": 192}
+    assert Counter(p.kind for p in harmless) == {"look_alike": 224, "ordinary": 224}
     assert load("pack:starter/harmless", seed=8) == harmless
     ordinary = load("pack:starter/harmless:ordinary")
     assert {p.kind for p in ordinary} == {"ordinary"}
-    assert len(ordinary) == 192
+    assert len(ordinary) == 224
     parts = split_prompts([*red, *harmless])
     assert_disjoint(parts["train"], parts["held_out"])
     assert_disjoint(parts["train"], parts["validation"])
