@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer, fails, says, serving
 
+from iteralign.config import Price
 from iteralign.errors import ModelError, NotApplicable, StoreError
 from iteralign.models.base import Job, Sampling
 from iteralign.models.cached import CachedModel
+from iteralign.models.usage import Usage
 from iteralign.records import Reply, digest, user
 
 YES_NO = ["yes", "no"]
@@ -33,6 +35,18 @@ def cached(server: ChatServer, folder: Path, model: str = "tiny") -> CachedModel
 
 def job(text: str, seed: int = 0, temperature: float = 0.7) -> Job:
     return Job(chat=user(text), sampling=Sampling(temperature=temperature, top_p=0.9, max_new_tokens=256), seed=seed)
+
+
+def test_what_was_asked_is_counted_and_what_was_kept_is_not(server: ChatServer, tmp_path: Path) -> None:
+    """The server says 7 tokens read and 3 written of every call; without a price its cost is unknown, and never 0."""
+    model = CachedModel(server.model(price=Price(prompt=2.0, completion=10.0)), tmp_path / "calls.sqlite")
+    for _ in range(2):
+        model.generate([job("a"), job("b")])
+    assert model.meter.usage[:3] == (2, 14, 6) and model.meter.usage.unpriced == 0
+    assert model.meter.usage.dollars == pytest.approx((14 * 2.0 + 6 * 10.0) / 1e6)
+    unknown = cached(server, tmp_path, model="other")
+    unknown.generate([job("a")])
+    assert unknown.meter.usage == Usage(1, 7, 3, 0.0, unpriced=1)
 
 
 def test_a_finished_call_is_not_made_again_in_this_run_or_the_next(server: ChatServer, tmp_path: Path) -> None:

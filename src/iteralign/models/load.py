@@ -1,7 +1,6 @@
 """A model configuration → a model. Equal configurations share one model."""
 
 from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 
 from iteralign.config import (
@@ -17,7 +16,7 @@ from iteralign.config import (
 )
 from iteralign.errors import ConfigError
 from iteralign.models.base import Model
-from iteralign.models.usage import Usage
+from iteralign.models.usage import Usage, together
 from iteralign.sources import Progress, resolve
 
 
@@ -115,7 +114,7 @@ class Roles:
 
     @property
     def usage(self) -> Usage:
-        return reduce(Usage.plus, (model.meter.usage for model in self._loaded.values()), Usage())
+        return together(model.meter.usage for model in self._loaded.values())
 
     def rest(self) -> None:
         for model in self._loaded.values():

@@ -1,6 +1,8 @@
 """What a model was really asked: calls, tokens read and written, and what they cost. Kept answers are not asked again."""
 
 import threading
+from collections.abc import Iterable
+from functools import reduce
 from typing import NamedTuple
 
 from iteralign.config import Price
@@ -27,6 +29,10 @@ class Usage(NamedTuple):
 
     def less(self, other: "Usage") -> "Usage":
         return self.plus(Usage(-other.calls, -other.read, -other.written, -other.dollars, -other.unpriced))
+
+
+def together(usages: Iterable[Usage]) -> Usage:
+    return reduce(Usage.plus, usages, Usage())
 
 
 class Meter:

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iteralign.models.usage import Usage
+from iteralign.models.usage import Usage, together
 from iteralign.report.wording import clean, duration
 from iteralign.store import lines
 
@@ -48,7 +47,7 @@ def spent_rows(spent: Sequence[Spent]) -> list[tuple[str, ...]]:
 
 
 def total(spent: Sequence[Spent]) -> Usage:
-    return reduce(Usage.plus, (s.usage for s in spent), Usage())
+    return together(s.usage for s in spent)
 
 
 def spent_row(stage: str, seconds: float, usage: Usage) -> tuple[str, ...]:
