@@ -42,13 +42,13 @@ def test_every_shipped_config_is_read(path: Path) -> None:
     ("override", "key", "near"),
     [
         ("round=3", "round", "rounds"),
-        ("sft.learning_rte=1e-5", "sft.learning_rte", "learning_rate"),
-        ("sft.lora.rnk=4", "sft.lora.rnk", "rank"),
-        ("policy.scirpt=x", "policy.scirpt", "script"),
-        ("judge.model.scirpt=x", "judge.model.scirpt", "script"),
-        ("judge.qestions=[declined]", "judge.qestions", "questions"),
-        ("discover.sampling.temprature=0", "discover.sampling.temprature", "temperature"),
-        ("prompts.red_team=[{source: x, wants: decline, colum: y}]", "prompts.red_team.0.colum", "column"),
+        ("sft.learning_rte=1e-5", "sft.learning_rte", "sft.learning_rate"),
+        ("sft.lora.rnk=4", "sft.lora.rnk", "sft.lora.rank"),
+        ("policy.scirpt=x", "policy.scirpt", "policy.script"),
+        ("judge.model.scirpt=x", "judge.model.scirpt", "judge.model.script"),
+        ("judge.qestions=[declined]", "judge.qestions", "judge.questions"),
+        ("discover.sampling.temprature=0", "discover.sampling.temprature", "discover.sampling.temperature"),
+        ("prompts.red_team=[{source: x, wants: decline, colum: y}]", "prompts.red_team.0.colum", "prompts.red_team.0.column"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(override: str, key: str, near: str) -> None:

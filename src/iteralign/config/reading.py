@@ -120,7 +120,8 @@ def describe(error: Any, tree: Mapping[str, Any]) -> str:
         return f"{dotted or 'config'}: {error['msg'].removeprefix('Value error, ')}{came}"
     known = known_keys(location[:-1])
     near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+    full = ".".join(dotted.split(".")[:-1] + near)
+    hint = f"did you mean {full!r}?" if near else f"known here: {', '.join(sorted(known))}"
     return f"unknown key {dotted!r}; {hint}"
 
 
