@@ -25,7 +25,8 @@ from pathlib import Path
 from iteralign.agreement import cohen_kappa
 from iteralign.config import RunConfig
 from iteralign.data.labelled import Labelled
-from iteralign.evals.calibration import Marked, as_response, figures, refuse_self
+from iteralign.evals.agreeing import Marked, figures
+from iteralign.evals.calibration import as_response, refuse_self
 from iteralign.judges.refusal import refuses
 from iteralign.judges.rubric import COMPLIED
 from iteralign.models.load import Roles

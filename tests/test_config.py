@@ -48,7 +48,11 @@ def test_every_shipped_config_is_read(path: Path) -> None:
         ("judge.model.scirpt=x", "judge.model.scirpt", "judge.model.script"),
         ("judge.qestions=[declined]", "judge.qestions", "judge.questions"),
         ("discover.sampling.temprature=0", "discover.sampling.temprature", "discover.sampling.temperature"),
-        ("prompts.red_team=[{source: x, wants: decline, colum: y}]", "prompts.red_team.0.colum", "prompts.red_team.0.column"),
+        (
+            "prompts.red_team=[{source: x, wants: decline, colum: y}]",
+            "prompts.red_team.0.colum",
+            "prompts.red_team.0.column",
+        ),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(override: str, key: str, near: str) -> None:

@@ -62,7 +62,7 @@ def train_truth(
 
 @app.command(
     epilog="Example: iteralign judge calibrate --labels xstest_v2_completions_mistralinstruct.csv. Other files: --prompt, "
-    "--response and --label name their columns."
+    "--response and --label name their columns, and --category and --harmful where they have them."
 )
 def calibrate(
     labels: Annotated[list[Path], typer.Option(metavar="FILE", help="replies with people's labels; may be repeated")],
@@ -79,6 +79,10 @@ def calibrate(
     prompt: Annotated[str | None, typer.Option(metavar="COLUMN", help="of the prompts")] = None,
     response: Annotated[str | None, typer.Option(metavar="COLUMN", help="of the replies")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="of the labels")] = None,
+    category: Annotated[str | None, typer.Option(metavar="COLUMN", help="figures by what it says")] = None,
+    harmful: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="yes where the prompt asks for something harmful")
+    ] = None,
     positive: Annotated[str | None, typer.Option(metavar="LABEL", help="the label of a reply that complied")] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="verdicts, calibration.json")] = Path("runs/calibration"),
     seed: Annotated[int, typer.Option(help="of the halves and the bootstrap")] = 0,
@@ -89,7 +93,8 @@ def calibrate(
     from iteralign.live import Live
     from iteralign.report.calibration import print_calibration
 
-    rows = read_labelled(labels, columns_of(prompt, response, label, positive=positive))
+    columns = columns_of(prompt, response, label, category=category, harmful=harmful, positive=positive)
+    rows = read_labelled(labels, columns)
     with Live() as live:
         made, judged = calibrate_judge(rows, section(judge, role), read_target(target), out, seed, live)
     print_calibration(made, judged)

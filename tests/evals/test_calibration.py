@@ -11,18 +11,8 @@ import pytest
 
 from iteralign.data.labelled import Columns, Labelled, read_labelled
 from iteralign.errors import DataError, StoreError
-from iteralign.evals.calibration import (
-    Judged,
-    Marked,
-    ask,
-    best_threshold,
-    calibrate,
-    calibration_error,
-    figures,
-    halves,
-    kappa_at,
-    same_as_before,
-)
+from iteralign.evals.agreeing import Marked, calibration_error, figures, kappa_at
+from iteralign.evals.calibration import Judged, ask, best_threshold, calibrate, halves, same_as_before
 from iteralign.judges.base import Judge
 from iteralign.judges.calibration import Calibration, read_calibration
 from iteralign.judges.refusal import refuses
@@ -219,7 +209,7 @@ def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         ask(Counting(breaks=48), rows, store)
     again = Counting()
-    made, seconds = ask(again, rows, store)
+    made, seconds, dollars = ask(again, rows, store)
     assert again.asked == 24 and len(made) == 72 and seconds > 0
     assert all(j.answers == {"answered": 0.7} for j in made)
 

@@ -58,6 +58,13 @@ HALF = "When a request would hurt somebody,", "decline and offer a fair way."
         f"Pairs [1] and {{2}} show it.\n```json\n{json.dumps(ABC)}\n```",
         f"None of the replies declines, so:\n1. {A}\n2. {B}\n3. {C}",
         f"As [1] shows, this is about locks.\n1. {A}\n2. {B}\n3. {C}",
+        f"1. {A}\n2. {B}\n3. {C}\nNote that these rules cover all of the failures above.",
+        f"1. {A}\n   - Explanation: two of the replies above broke this one.\n2. {B}\n3. {C}",
+        f"- {A}\n- {B}\n- {C}\n- Note: these rules cover all the failures above.",
+        f"{A}\n{B}\n{C}\nIf you need anything else from me, please let me know.",
+        f"1. {A}\n2. {B}\n3. {C}\n\n- Feel free to ask for more rules.",
+        json.dumps({"principles": ABC, "note": "These rules cover all of the failures."}),
+        json.dumps({"summary": "Two replies help a thief with a lock.", "principles": ABC}),
     ],
 )
 def test_a_list_is_read_however_it_is_written(text: str) -> None:
@@ -88,6 +95,9 @@ def test_a_list_is_read_however_it_is_written(text: str) -> None:
         f"I’m sorry, I can’t write such rules. What I can offer:\n1. {A}\n2. {B}",
         f"None. The rules above cover everything:\n1. {A}\n2. {B}",
         "As an AI language model I do not write rules.",
+        "I apologize, but I am unable to write such rules.\n- Ask me about something else instead.",
+        "Unfortunately, I can't write these rules.\n1. Ask me about something else instead.",
+        "I am unable to help with that. 1. Ask me about something else instead.",
         "The failures share nothing that I could name.",
         "1. Be kind.\n2. Be good.",
         "1. What should the assistant do when somebody asks about locks?",

@@ -11,6 +11,8 @@ from iteralign.errors import DataError
 from iteralign.records import digest
 
 XSTEST = ("prompt", "completion", "final_label")
+LABEL_SAID = "no known word for complied or not: say with --positive which label means that the reply complied"
+HARM_SAID = "no known word for harmful or not: expected yes or no, true or false, 1 or 0"
 YES = {"1", "true", "yes", "comply", "complied", "complies", "compliance", "full_compliance", "1_full_compliance"}
 NO = {"0", "false", "no", "refuse", "refused", "refuses", "refusal", "full_refusal", "partial_refusal"}
 NO |= {"2_full_refusal", "3_partial_refusal"}  # XSTest: a partial refusal is no compliance
@@ -20,18 +22,20 @@ SAFE = {"contrast_discr": "real_group_nons_discr", "contrast_privacy": "privacy_
 
 
 class Columns(NamedTuple):
-    """Names of columns; `positive`: the label that says that a reply complied (None: the usual words)."""
+    """Names of columns; `positive`: the label that says that a reply complied (None: the usual words). `harmful`: yes
+    where the prompt asks for something harmful."""
 
     prompt: str
     response: str
     label: str
     category: str | None = None
+    harmful: str | None = None
     positive: str | None = None
 
 
 def columns_of(prompt: str | None, response: str | None, label: str | None, **more: str | None) -> Columns | None:
-    """None where none is named. DataError: one or two of the three."""
-    if prompt is None and response is None and label is None:
+    """None where none is named. DataError: some, but not the three that are needed."""
+    if not any((prompt, response, label, *more.values())):
         return None
     if prompt is None or response is None or label is None:
         raise DataError("name all three columns: --prompt, --response and --label")
@@ -80,12 +84,16 @@ def of_columns(source: str, rows: Sequence[Row], columns: Columns) -> list[Label
         prompt, reply = text_of(row, columns.prompt).strip(), text_of(row, columns.response).strip()
         category = label_of(row, columns.category) if columns.category else ""
         complied = yes_or_no(row, columns.label, columns.positive)
-        made.append(Labelled(prompt, reply, complied, None, category, source, digest(prompt)))
+        harmful = yes_or_no(row, columns.harmful, None, HARM_SAID) if columns.harmful else None
+        made.append(Labelled(prompt, reply, complied, harmful, category, source, digest(prompt)))
     return made
 
 
 def of_xstest(source: str, rows: Sequence[Row]) -> list[Labelled]:
-    """A type's prompts and those of its contrast stand in the same order, where they are as many."""
+    """A type's prompts and those of its contrast stand in the same order, where they are as many. Without the column
+    `type` nothing is known of pairs, nor of what a prompt asks for."""
+    if "type" not in rows[0].values:
+        return of_columns(source, rows, Columns(*XSTEST))
     sizes = Counter(label_of(row, "type") for row in rows)
     seen: Counter[str] = Counter()
     made: list[Labelled] = []
@@ -100,13 +108,10 @@ def of_xstest(source: str, rows: Sequence[Row]) -> list[Labelled]:
     return made
 
 
-def yes_or_no(row: Row, column: str, positive: str | None) -> bool:
+def yes_or_no(row: Row, column: str, positive: str | None, expected: str = LABEL_SAID) -> bool:
     said = label_of(row, column).strip()
     if positive is not None:
         return said == positive
-    if said.lower() in YES | NO:
+    if said.lower() in YES | NO or (column == XSTEST[2] and said in ("2", "3")):  # its own codes
         return said.lower() in YES
-    raise DataError(
-        f"{row.where}: the label {said!r} in column {column!r} is no known word for complied or not: say with "
-        "--positive which label means that the reply complied"
-    )
+    raise DataError(f"{row.where}: {said!r} in column {column!r} is {expected}")

@@ -59,7 +59,8 @@ class Robustness(Record):
 class Calibration(Record):
     """`judge`: its model and questions. `fitted_on`, `n`: replies of the half that the reading was fitted on, and of
     the other one, which all figures are of. `reliability`: bins of mean score, share of the target, replies.
-    `seconds_per_verdict`: None where all were there already. `refused` says why such a judge must not be used."""
+    `seconds_per_verdict`: None where all were there already; `dollars_per_verdict`: None of what costs nothing, or has no
+    price. `refused` says why such a judge must not be used."""
 
     judge: str
     reading: Reading
@@ -74,6 +75,7 @@ class Calibration(Record):
     baselines: dict[str, Figures]
     robustness: Robustness | None = None
     seconds_per_verdict: float | None
+    dollars_per_verdict: float | None = None
     refused: str | None = None
 
 

@@ -47,6 +47,8 @@ def print_calibration(made: Calibration, judged: Sequence[Judged], console: Cons
     weights = ", ".join(f"{name} {weight:+.2f}" for name, weight in made.reading.weights.items())
     seconds = made.seconds_per_verdict
     timed = "All verdicts were there already." if seconds is None else f"{seconds:.2f} s a verdict."
+    if made.dollars_per_verdict:
+        timed += f" ${1000 * made.dollars_per_verdict:.2f} a thousand."
     console.print(
         f"Read on {made.fitted_on} replies, measured on {made.n} of other prompts. Log-odds of yes weighed by {weights}; "
         f"threshold {made.reading.threshold:.3f}: {made.criterion}. {timed}",

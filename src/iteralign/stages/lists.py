@@ -10,7 +10,22 @@ _BULLET = re.compile(
     r"(?:\*\*)?\s+(.*)$"
 )
 _NONE = re.compile(r"^\W*(?:none(?! of)|no new rules?|nothing|n/a)\b", re.IGNORECASE)
-_REFUSAL = re.compile(r"^\W*(?:i['’]m sorry|i am sorry|sorry,|i can(?:['’]|no)t|as an ai)", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"^\W*(?:(?:unfortunately, )?i(?:['’]m| am) (?:very |really )?(?:sorry|unable|not able)|sorry,|my apologies"
+    r"|i apologi[sz]e|(?:unfortunately, )?i (?:can(?:['’]|no)t|won['’]t|will not|must decline)|as an ai)",
+    re.IGNORECASE,
+)
+_RULES = r"(?:rules?|principles?|guidelines?)\b"
+_REMARK = re.compile(  # of the list, or to who asked for it
+    r"^\W*(?:(?:notes?|explanation|example|reason(?:ing)?|rationale|comment|summary|remark|conclusion)\W*:"
+    rf"|(?:please )?note that\b|in (?:summary|conclusion|short)\b|(?:by )?following (?:these|this|the) {_RULES}"
+    rf"|(?:these|the above|all of these|together,? these) {_RULES}"
+    r"|let me know\b|feel free\b|i hope\b|if you (?:need|have|want|would like)\b.*\blet me know\b)",
+    re.IGNORECASE,
+)
+_ASIDE = frozenset(
+    ("note", "notes", "explanation", "example", "reason", "reasoning", "rationale", "comment", "summary")
+)
 _TITLE = re.compile(r"(?:\*\*)?([^:*]*[^:*\s])(?:\*\*:?|:\*\*|:)\s+(?=\S)")
 _LABEL = re.compile(r"^(?i:answer|rule|principle)(?: \d{1,2})?:\s+(?=[A-Z])")
 _QUOTE = re.compile(r"[\"“]([^\"”]*)(?:[\"”]|$)")
@@ -67,7 +82,8 @@ def unquoted(item: str) -> str:
 
 
 def is_principle(item: str) -> bool:
-    return MIN_WORDS <= len(item.split()) <= MAX_WORDS and not item.endswith("?") and not _NONE.match(item)
+    said = not item.endswith("?") and not _NONE.match(item) and not _REMARK.match(item)
+    return said and MIN_WORDS <= len(item.split()) <= MAX_WORDS
 
 
 def _from_json(text: str) -> list[str] | None:
@@ -104,7 +120,8 @@ def _strings(value: Any) -> list[str]:
         return [value]
     if isinstance(value, dict):
         named = [v for k, v in value.items() if k in ("principle", "rule", "text", "content")]  # type: ignore[reportUnknownVariableType]
-        return [s for v in (named or value.values()) for s in _strings(v)]  # type: ignore[reportUnknownVariableType]
+        rest = [v for k, v in value.items() if k.lower() not in _ASIDE]  # type: ignore[reportUnknownVariableType]
+        return [s for v in (named or rest) for s in _strings(v)]  # type: ignore[reportUnknownVariableType]
     if isinstance(value, list):
         return [s for v in value for s in _strings(v)]  # type: ignore[reportUnknownVariableType]
     return []
@@ -118,7 +135,7 @@ def _from_lines(text: str) -> list[str]:
         if found:
             items.append(found.group(1))
             open_item = True
-        elif not line.strip():
+        elif not line.strip() or _REMARK.match(line):
             open_item = False
         elif open_item:
             items[-1] += " " + line.strip()
