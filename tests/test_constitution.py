@@ -1,6 +1,8 @@
 """Constitutions shown, compared, exported and brought in: what comes out loads back."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -68,9 +70,42 @@ def test_of_a_run_with_its_history(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no constitution.yaml"):
         shown(str(tmp_path))
     iteralign(open_(load_config(SCRIPTED), tmp_path / "run"))
-    made, ledger = constitution_at(str(tmp_path / "run"))
-    assert made.principles and ledger
-    assert all(p.text in shown(str(tmp_path / "run")) for p in made.principles)
+    made = constitution_at(str(tmp_path / "run"))
+    assert made.constitution.principles and made.entries
+    assert all(p.text in shown(str(tmp_path / "run")) for p in made.constitution.principles)
+
+
+def test_every_row_leads_to_its_principles_and_every_principle_to_its_failures_by_the_files_alone(
+    tmp_path: Path,
+) -> None:
+    iteralign(open_(load_config(SCRIPTED, ["sft.min_rows=1"]), tmp_path))
+    proposed: dict[str, set[str]] = {}
+    for line in (tmp_path / "ledger.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["event"] in ("proposed", "merged"):
+            proposed.setdefault(entry["into"] or entry["principle"], set()).update(entry["evidence"])
+    failed: set[str] = set()
+    learnt: list[dict[str, Any]] = []
+    for place in sorted((tmp_path / "rounds").iterdir()):
+        answers = {json.loads(x)["id"]: json.loads(x) for x in (place / "responses.jsonl").read_text().splitlines()}
+        verdicts = [json.loads(x) for x in (place / "verdicts.jsonl").read_text().splitlines()]
+        failed |= {answers[v["response"]]["prompt"] for v in verdicts if v["label"] == "fails"}
+        learnt += [json.loads(x) for x in (place / "rows.jsonl").read_text().splitlines()]
+    assert proposed and all(prompts and prompts <= failed for prompts in proposed.values())
+    revised = [row for row in learnt if row["origin"] == "revision"]
+    assert revised and all(row["principles"] and row["prompt"] in failed for row in revised)
+    assert {p for row in revised for p in row["principles"]} <= proposed.keys()
+
+
+def test_a_file_with_what_a_constitution_has_not_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "principles: [Be kind to animals of all kinds.]\nprincipels: [Be fair to all of them.]\n"
+    )
+    with pytest.raises(ConfigError, match="unknown key 'principels'"):
+        load_constitution(str(tmp_path / "a.yaml"))
+    (tmp_path / "b.yaml").write_bytes(b"principles: [Be kind \xff to animals.]\n")
+    with pytest.raises(ConfigError, match="b.yaml is not valid YAML in UTF-8"):
+        load_constitution(str(tmp_path / "b.yaml"))
 
 
 def test_the_commands(tmp_path: Path) -> None:

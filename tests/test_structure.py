@@ -32,6 +32,7 @@ LAYERS = """
     prompts
     constitutions packs
     store
+    ledger
     data
     models
     judges

@@ -33,7 +33,7 @@ def diff(
     """What B has more (+), less (-), and in other words (~) than A."""
     from iteralign.report.constitution import constitution_at, difference, difference_text
 
-    typer.echo(difference_text(difference(constitution_at(first)[0], constitution_at(second)[0])))
+    typer.echo(difference_text(difference(constitution_at(first).constitution, constitution_at(second).constitution)))
 
 
 @app.command(epilog="Example: iteralign constitution export runs/demo mine.yaml; then run with constitution: mine.yaml")
@@ -43,7 +43,7 @@ def export(source: Source, out: Annotated[Path, typer.Argument(metavar="FILE", h
     from iteralign.report.constitution import as_json, constitution_at, shown
     from iteralign.store import write_text
 
-    made = constitution_at(source)[0]
+    made = constitution_at(source).constitution
     forms = {".yaml": constitution_yaml, ".yml": constitution_yaml, ".json": as_json, ".md": lambda _: shown(source)}
     if out.suffix not in forms:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(forms)}")

@@ -117,9 +117,13 @@ def judge_of(config: JudgeConfig, roles: Roles, policy: Policy) -> Judge:
 
 
 def judge_by(config: OneJudge, model: Model) -> Judge:
+    """ConfigError: its calibration says that it must not be used."""
     if isinstance(config, RubricConfig):
-        return Rubric(config, model)
-    return PaperJudge(config, model) if isinstance(config, PaperJudgeConfig) else Classifier(config, model)
+        made: Judge = Rubric(config, model)
+    else:
+        made = PaperJudge(config, model) if isinstance(config, PaperJudgeConfig) else Classifier(config, model)
+    calibration_of(config, made.instrument)
+    return made
 
 
 def open_(

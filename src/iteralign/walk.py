@@ -21,6 +21,7 @@ from iteralign.evals.answers import answer
 from iteralign.evals.benchmarks import hhh_pairs
 from iteralign.evals.depth import compliant_needed
 from iteralign.evals.gates import tries
+from iteralign.evals.lift import MOST
 from iteralign.judges.calibration import Reading
 from iteralign.judges.rubric import Rubric
 from iteralign.prompts import load_prompt
@@ -292,12 +293,15 @@ def walk_contrast(walk: Walk, responses: Sequence[Response], failures: int) -> N
 
 
 def walk_lift(walk: Walk, failures: Sequence[Verdict], responses: Sequence[Response], found: int) -> None:
-    """Every principle of a round, and none, on failures and on as many harmless answers."""
+    """Principles of a round, and those that earlier ones left unproven, and none, on failures and on as many harmless answers."""
     config = walk.config
     harmless = [verdict_of(r, "none") for r in responses if r.prompt.wants == "answer"]
     chosen = [*failures[: config.lift.budget], *harmless[: config.lift.budget]]
     once = config.revise.model_copy(update={"candidates": 1, "max_principles": 1})
-    stage, principles = Stage("lift", "round", config.rounds * (1 + found)), principles_of(1, "unknown")
+    stage, principles = (
+        Stage("lift", "round", sum(1 + min(MOST, found * n) for n in range(1, config.rounds + 1))),
+        principles_of(1, "unknown"),
+    )
     drafts = walk.ask(stage, "policy", lambda m: revise(chosen, m, principles, once, config.seed, 0))
     revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
     walk.judge(stage, "judge", revised)

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from iteralign.config import LiftConfig, ReviseConfig, RubricConfig, SelfConfig, load_config
-from iteralign.evals.lift import Lift, Trial, entries, hold_back, lift, trials
+from iteralign.evals.lift import MOST, Lift, Trial, entries, hold_back, lift, passes, to_measure, trials
 from iteralign.judges.rubric import Rubric
+from iteralign.ledger import read_ledger
 from iteralign.models.base import Job
-from iteralign.models.scripted import ScriptedModel, judge_script
+from iteralign.models.scripted import ScriptedModel, ScriptedPolicy, judge_script
 from iteralign.plan import plan
 from iteralign.recipes.iteralign import iteralign
-from iteralign.records import LedgerEntry, Principle
+from iteralign.records import Constitution, LedgerEntry, Principle, Revision, Step, user
+from iteralign.report.markdown import markdown_report
+from iteralign.report.summary import summarise
 from iteralign.runs import open_
 from iteralign.store import read_rows
 from make import HALF, prompt, response, verdict
@@ -146,6 +149,69 @@ def test_held_back_failures_are_not_trained_on_and_come_again(tmp_path: Path) ->
     again = iteralign(open_(config, tmp_path / "run"))
     assert json.loads((first / "lifts.json").read_text())
     assert again.stopped is None
+
+
+def test_a_useless_principle_is_retired_in_a_run_after_enough_pairs_and_a_good_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy declines only what it revises under a principle that says so; twenty pairs are two rounds' worth."""
+    plain = ScriptedPolicy._answer
+    declined = "I'm sorry, but I can't help with that. It would hurt somebody, so please find a fair way together."
+
+    def answer(self: ScriptedPolicy, job: Job) -> str:
+        asked = job.chat[-1].content
+        revising = "Request:" in asked and any("I'm sorry" in m.content for m in job.chat)
+        told = job.model_copy(update={"chat": user(asked.replace("Request:", ""))})
+        return declined if revising and "decline and offer" in asked else plain(self, told)
+
+    monkeypatch.setattr(ScriptedPolicy, "_answer", answer)
+    (tmp_path / "given.yaml").write_text(f"principles: [{USELESS.text}]\n")
+    settings = [
+        "rounds=3",
+        f"constitution={tmp_path / 'given.yaml'}",
+        "lift.budget=10",
+        "lift.min_pairs=20",
+        "lift.min=0.14",
+    ]
+    settings += ["gates.enabled=false", "sft.min_rows=1000"]  # an untrained policy fails in every round
+    outcome = iteralign(open_(load_config(SCRIPTED, settings), tmp_path / "run"))
+    ledger = read_ledger(tmp_path / "run")
+    assert ledger is not None and ledger.constitution == outcome.constitution
+    [useless] = [p for p in ledger.retired if p.text == USELESS.text]
+    assert [e.event for e in ledger.of(useless)] == ["lift", "retired"], "not before there were twenty pairs"
+    good = [p for p in outcome.constitution.principles if "decline and offer" in p.text]
+    assert len(good) == 1 and "accepted" in {e.event for e in ledger.of(good[0])}, ledger.of(good[0])
+    assert USELESS.text not in (tmp_path / "run/constitution.yaml").read_text()
+    history = (tmp_path / "run/constitution.md").read_text().split("## Retired")
+    assert USELESS.text not in history[0] and f"{USELESS.text} (given; not proposed again; lift retired: " in history[1]
+    told = summarise(tmp_path / "run")
+    assert USELESS.text in {h.text for h in told.retired} and USELESS.text not in {h.text for h in told.constitution}
+    assert f"- {USELESS.text}" in markdown_report(told).split("Retired, for")[1]
+
+
+def test_a_principle_is_measured_on_failures_of_its_kind() -> None:
+    asked: list[tuple[str, int]] = []
+    answering = USELESS.model_copy(update={"id": "answering", "kind": "answer"})
+    made = measured([GOOD, answering], asked)
+    assert {t.side for t in made if t.principle == "answering"} == {"harmless"}
+    assert {t.side for t in made if t.principle == "good"} == {"failure", "harmless"}
+
+
+def test_an_answer_that_was_left_as_it_was_passes_as_before() -> None:
+    """With `revise.check` the policy may say that a principle is not broken."""
+    before = response(prompt("How do I mend a bike?", "answer"))
+    left = Step(principle="good", critique="no", reply=None)
+    kept = Revision(origin=before, before=None, candidate=0, steps=(left,), after=None, accepted=False)
+    assert passes(kept, "harmless") == 1.0 and passes(kept, "failure") == 0.0
+
+
+def test_the_unproven_of_earlier_rounds_are_measured_again_the_most_measured_first() -> None:
+    earlier = [*pairs("few", 5, 0.5, 0.5), *pairs("many", 20, 0.5, 0.5), *pairs("proven", 60, 0.9, 0.1)]
+    known = [GOOD.model_copy(update={"id": name}) for name in ("few", "proven", "new", "many")]
+    found = to_measure([known[2]], Constitution(principles=tuple(known)), earlier, SETTINGS)
+    assert [p.id for p in found] == ["new", "many", "few"]
+    crowd = [GOOD.model_copy(update={"id": str(n)}) for n in range(20)]
+    assert len(to_measure(crowd, Constitution(), [], SETTINGS)) == MOST
 
 
 def test_never_more_than_half_is_held_back() -> None:

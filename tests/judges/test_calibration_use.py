@@ -142,7 +142,7 @@ def test_a_run_keeps_what_its_evaluator_is_worth_and_corrects_its_rates(tmp_path
     notes = summary.notes
     assert "not calibrated" not in " ".join(summary.sentences)
     assert "for its calibration is of other labelled replies" in summary.shows_not
-    assert not any("uncalibrated" in note for note in notes)
+    assert not any("no human labels stand behind the evaluator" in note for note in notes)
     assert any("kappa 0.85 on 100 labelled replies (sensitivity 0.90, specificity 0.95)" in note for note in notes)
     corrected = [note for note in notes if note.startswith("Corrected for the evaluator's errors")]
     assert [("harmful compliance" in note, "harmless refused" in note) for note in corrected] == [

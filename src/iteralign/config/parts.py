@@ -158,8 +158,9 @@ class ReviseConfig(Section):
 
 class LiftConfig(Section):
     """What a principle is worth. `budget`: failures a round, and as many passing harmless answers, that principles are
-    measured on instead of being trained on (0: nothing is measured). A principle is retired with at least `min_pairs`
-    failures and an interval that ends below `min`."""
+    measured on instead of being trained on (0: nothing is measured): those of the round, then those that earlier rounds
+    left unproven, twelve at most. Pairs of all rounds count: a principle is retired with at least `min_pairs` failures and an
+    interval that ends below `min`."""
 
     budget: int = Field(default=0, ge=0)
     min: float = Field(default=0.0, ge=-1, le=1)

@@ -1,6 +1,5 @@
 """Given principles as YAML, each with its source; and the discovered ones, written so that they load back."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from iteralign.errors import ConfigError
-from iteralign.records import Constitution, LedgerEntry, Principle, digest
+from iteralign.records import Constitution, Principle, digest
 
 
 def load_constitution(name: str) -> Constitution:
@@ -18,12 +17,17 @@ def load_constitution(name: str) -> Constitution:
     if not path.is_file():
         raise ConfigError(f"no constitution {name!r}: give the path of a YAML file with a list `principles`")
     try:
-        tree: Any = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML in UTF-8: {error}") from error
     rows: Any = tree.get("principles") if isinstance(tree, dict) else None  # type: ignore[reportUnknownMemberType]
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: expected a mapping with a list `principles` of {{text, kind, framing}}")
+    if unknown := set(tree) - {"version", "source", "principles"}:  # type: ignore[reportUnknownArgumentType]
+        raise ConfigError(
+            f"{path}: unknown key {', '.join(sorted(map(str, unknown)))!r}: a constitution has `principles`, "  # type: ignore[reportUnknownArgumentType]
+            "and may have `version` and `source`"
+        )
     return Constitution(
         principles=tuple(read_principle(row, f"{path}: principle {n}") for n, row in enumerate(rows, 1))
     )  # type: ignore[reportUnknownArgumentType, reportUnknownVariableType]
@@ -50,22 +54,3 @@ def constitution_yaml(constitution: Constitution) -> str:
         for p in constitution.principles
     ]
     return yaml.safe_dump({"version": constitution.version, "principles": rows}, sort_keys=False, allow_unicode=True)
-
-
-def constitution_markdown(constitution: Constitution, ledger: Sequence[LedgerEntry]) -> str:
-    """The constitution with its history: when each principle was proposed, and from how many failures."""
-    lines = [f"# Constitution {constitution.version}", ""]
-    for kind, title in (("decline", "What to decline"), ("answer", "What to answer"), ("unknown", "Other")):
-        part = [p for p in constitution.principles if p.kind == kind]
-        if not part:
-            continue
-        lines += [f"## {title}", ""]
-        for p in part:
-            own = [e for e in ledger if p.id in (e.principle, e.into)]
-            rounds = sorted({e.round for e in own})
-            evidence = {i for e in own for i in e.evidence}
-            merged = sum(e.event == "merged" for e in own)
-            seen = f"round {', '.join(map(str, rounds))}" if rounds else "given"
-            lines.append(f"- {p.text} ({seen}; {len(evidence)} failures; {merged} near-duplicates merged)")
-        lines.append("")
-    return "\n".join(lines) + "\n"

@@ -131,6 +131,7 @@ def calibrate_judge(
         )
     if isinstance(config.model, SelfConfig):
         raise ConfigError("this judge is the policy itself (type: self): name a model of its own to be measured")
+    config = config.model_copy(update={"calibration": None})  # an earlier one says nothing about this one
     if isinstance(config, RubricConfig):
         config = telling(config, target)
     store = Store(folder, watch=watch)
@@ -150,13 +151,12 @@ def calibrate_judge(
 
 
 def telling(config: RubricConfig, target: Target) -> RubricConfig:
-    """With the questions alone that say something about the target, and the one about the prompt, for the baseline; an
-    earlier calibration does not read them."""
+    """With the questions alone that say something about the target, and the one about the prompt, for the baseline."""
     asked = [q for q in config.questions if q in QUESTIONS[target]]
     if PROMPT_ONLY in load_prompt(config.prompt).tree:
         asked = list(dict.fromkeys([*asked, PROMPT_ONLY]))
     thresholds = {q: p for q, p in config.thresholds.items() if q in asked}
-    return config.model_copy(update={"questions": tuple(asked), "thresholds": thresholds, "calibration": None})
+    return config.model_copy(update={"questions": tuple(asked), "thresholds": thresholds})
 
 
 def refuse_self() -> Model:

@@ -12,10 +12,12 @@ from typing import Any, Literal
 from iteralign.config import LiftConfig, ReviseConfig
 from iteralign.judges.base import Judge
 from iteralign.models.base import Model
-from iteralign.records import LedgerEntry, Principle, Record, Verdict, digest
+from iteralign.records import Constitution, LedgerEntry, Principle, Record, Revision, Verdict, digest
+from iteralign.stages.discover import kind_of
 from iteralign.stages.revise import revise, verify
 from iteralign.stats import Z, mean
 
+MOST = 12  # principles that are measured in a round
 NONE = Principle(id="none", text="Write a good reply.", framing="do", kind="unknown")
 
 Side = Literal["failure", "harmless"]
@@ -77,24 +79,48 @@ def trials(
     round: int,
     critic: Model | None = None,
 ) -> list[Trial]:
-    """Every failure and every passing harmless answer under every principle. What is done without a principle is done
-    once for all of them."""
+    """Every failure that a principle is for and every passing harmless answer, under every principle. What is done without
+    a principle is done once for all of them."""
     sides: list[tuple[Side, Verdict]] = [*(("failure", v) for v in failures), *(("harmless", v) for v in passing)]
-    answers = [v for _, v in sides]
 
-    def under(principle: Principle) -> list[float | None]:
+    def under(principle: Principle, at: Sequence[tuple[Side, Verdict]]) -> list[float | None]:
         once = config.model_copy(update={"candidates": 1, "max_principles": 1, "verify": True, "keep": "all"})
-        made = verify(revise(answers, policy, [principle], once, seed, round, critic=critic), judge, policy.name, once)
-        return [None if m.after is not None and m.after.label == "unjudged" else float(m.accepted) for m in made]
+        drafts = revise([v for _, v in at], policy, [principle], once, seed, round, critic=critic)
+        made = verify(drafts, judge, policy.name, once)
+        return [passes(m, side) for m, (side, _) in zip(made, at, strict=True)]
 
-    if not principles or not answers:
+    if not principles or not sides:
         return []
-    without = under(NONE)
-    return [
-        Trial(principle=p.id, prompt=v.response.prompt.id, side=side, revised=revised, without=bare)
-        for p in principles
-        for (side, v), revised, bare in zip(sides, under(p), without, strict=True)
-    ]
+    places = {v.id: n for n, (_, v) in enumerate(sides)}
+    without = under(NONE, sides)
+    found: list[Trial] = []
+    for p in principles:
+        own = [(side, v) for side, v in sides if side == "harmless" or p.kind in (kind_of(v), "unknown")]
+        found += [
+            Trial(
+                principle=p.id, prompt=v.response.prompt.id, side=side, revised=revised, without=without[places[v.id]]
+            )
+            for (side, v), revised in zip(own, under(p, own), strict=True)
+        ]
+    return found
+
+
+def passes(made: Revision, side: Side) -> float | None:
+    """Whether the judge passes it; an answer that was looked at and left as it was passes, or fails, as before."""
+    if not any(s.reply for s in made.steps):
+        return float(side == "harmless")
+    return None if made.after is not None and made.after.label == "unjudged" else float(made.accepted)
+
+
+def to_measure(
+    met: Sequence[Principle], constitution: Constitution, earlier: Sequence[Trial], config: LiftConfig
+) -> list[Principle]:
+    """Those of a round, at most MOST: the ones that it met, then those that `earlier` rounds left unproven, the most measured
+    first."""
+    ids = {p.id for p in met}
+    left = [(lift(p.id, earlier), p) for p in constitution.principles if p.id not in ids]
+    unproven = sorted((-x.n, n) for n, (x, _) in enumerate(left) if x.outcome(config) == "unproven")
+    return [*met, *(left[n][1] for _, n in unproven)][:MOST]
 
 
 def lift(principle: str, pooled: Sequence[Trial]) -> Lift:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from iteralign.errors import ModelError
-from iteralign.evals.lift import Trial, entries, hold_back, lift, trials
+from iteralign.evals.lift import Trial, entries, hold_back, lift, to_measure, trials
 from iteralign.evals.suite import evaluate, on_validation
 from iteralign.recipes.steps import (
     Outcome,
@@ -102,14 +102,16 @@ def measure_lift(
         return found
     passing = [v for v in verdicts if v.label == "passes" and v.response.prompt.wants == "answer"][: config.lift.budget]
 
+    places = [run.store.path(f"rounds/{n:05d}/lift.jsonl") for n in range(r)]
+    earlier = [Trial(**row) for path in places if path.is_file() for row in read_rows(path)]
+    tried = to_measure(found.met, found.constitution, earlier, config.lift)
+
     def make() -> list[Trial]:
         critic = critic_of(run, policy, config.revise)
-        return trials(held, passing, found.met, policy.model, run.judge(policy), config.revise, config.seed, r, critic)
+        return trials(held, passing, tried, policy.model, run.judge(policy), config.revise, config.seed, r, critic)
 
-    here.rows("lift", make, lambda row: Trial(**row))
-    places = [run.store.path(f"rounds/{n:05d}/lift.jsonl") for n in range(r + 1)]
-    pooled = [Trial(**row) for path in places if path.is_file() for row in read_rows(path)]
-    lifts = [lift(p.id, pooled) for p in found.met]
+    pooled = earlier + here.rows("lift", make, lambda row: Trial(**row))
+    lifts = [lift(p.id, pooled) for p in tried]
     said = here.once("lifts", lambda: [e.row() for e in entries(lifts, config.lift, r)])
     retired = {e["principle"] for e in said if e["event"] == "retired"}
     kept = tuple(p for p in found.constitution.principles if p.id not in retired)

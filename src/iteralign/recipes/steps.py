@@ -1,19 +1,18 @@
 """What the recipes have in common: answer and judge, choose rows, train, pass the gates, write the constitution."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from iteralign.config import ReviseConfig
-from iteralign.constitutions import constitution_markdown, constitution_yaml
+from iteralign.constitutions import constitution_yaml
 from iteralign.evals.gates import Gate, figures_of, refitted, search, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.protected import decontaminated
 from iteralign.evals.suite import evaluate_round, gate_round, on_validation
+from iteralign.ledger import Ledger, constitution_markdown, read_ledger
 from iteralign.models.base import Model
 from iteralign.recipes.training import checkpoint_in, fine_tune, fine_tune_on_pairs, reinforce
 from iteralign.records import (
     Constitution,
-    LedgerEntry,
     Preference,
     Principle,
     Prompt,
@@ -264,14 +263,9 @@ def start_of_line(run: Run, before: Policy) -> Policy:
 
 
 def write_constitution(run: Run, constitution: Constitution) -> None:
-    ledger: list[LedgerEntry] = []
-    for r in range(run.config.rounds * run.config.phases):
-        principles, lifts = (run.store.path(f"rounds/{r:05d}/{name}.json") for name in ("principles", "lifts"))
-        if principles.exists():
-            ledger += [LedgerEntry.model_validate(e) for e in json.loads(principles.read_text())["ledger"]]
-        if lifts.exists():
-            ledger += [LedgerEntry.model_validate(e) for e in json.loads(lifts.read_text())]
+    found = read_ledger(run.store.folder) or Ledger(constitution)
+    ledger = Ledger(constitution, found.entries, found.retired)
     run.store.path("ledger.jsonl").unlink(missing_ok=True)
-    run.store.append("ledger", ledger)
+    run.store.append("ledger", ledger.entries)
     write_text(run.store.path("constitution.yaml"), constitution_yaml(constitution))
-    write_text(run.store.path("constitution.md"), constitution_markdown(constitution, ledger))
+    write_text(run.store.path("constitution.md"), constitution_markdown(ledger))

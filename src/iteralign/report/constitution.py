@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iteralign.constitutions import constitution_markdown, load_constitution
+from iteralign.constitutions import load_constitution
 from iteralign.errors import ConfigError, StoreError
-from iteralign.records import Constitution, LedgerEntry, Principle, Wants, digest
+from iteralign.ledger import Ledger, constitution_markdown, read_ledger
+from iteralign.records import Constitution, Principle, Wants, digest
 from iteralign.similarity import cosines
 from iteralign.stages.discover import framing_of
 from iteralign.stages.lists import read_list
-from iteralign.store import read_rows
 
 REWORDED = 0.6  # TF-IDF cosine from which a principle that went and one that came are one in other words
 
@@ -26,21 +26,20 @@ class Difference:
     reworded: tuple[tuple[Principle, Principle, float], ...]
 
 
-def constitution_at(source: str) -> tuple[Constitution, list[LedgerEntry]]:
-    """Of a run's directory with its ledger, a YAML file, or a name that comes with the package."""
+def constitution_at(source: str) -> Ledger:
+    """Of a run's directory with its history, a YAML file, or a name that comes with the package."""
     folder = Path(source)
     if not folder.is_dir():
-        return load_constitution(source), []
+        return Ledger(load_constitution(source))
     path = folder / "constitution.yaml"
     if not path.is_file():
         raise StoreError(f"{folder} holds no constitution.yaml: a run writes it at its end")
-    ledger = folder / "ledger.jsonl"
-    rows = read_rows(ledger) if ledger.is_file() else []
-    return load_constitution(str(path)), [LedgerEntry.model_validate(row) for row in rows]
+    found = read_ledger(folder) or Ledger(Constitution())
+    return Ledger(load_constitution(str(path)), found.entries, found.retired)
 
 
 def shown(source: str) -> str:
-    return constitution_markdown(*constitution_at(source))
+    return constitution_markdown(constitution_at(source))
 
 
 def difference(first: Constitution, second: Constitution) -> Difference:

@@ -1,11 +1,12 @@
 """Rates that a calibrated evaluator measured, corrected for how often it is wrong; the raw ones stand in the table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from iteralign.calibrated import Corrected, JudgeAccuracy, corrected_difference, corrected_rate
 from iteralign.evals.paired import EVALUATOR, HARMFUL, HARMLESS, Measure
 from iteralign.judges.calibration import Calibration
-from iteralign.report.wording import interval, points, share
+from iteralign.report.wording import Table, interval, points, share
+from iteralign.stats import Estimate
 
 
 def calibration_notes(measures: Sequence[Measure], made: Calibration, seed: int) -> list[str]:
@@ -22,6 +23,29 @@ def calibration_notes(measures: Sequence[Measure], made: Calibration, seed: int)
         # complying is what the labels say; of harmless prompts what is counted is not complying
         found += [text for m in own if (text := said(m, accuracy if name == HARMFUL else swapped(accuracy), seed))]
     return found
+
+
+def calibrated(made: Mapping[str, Calibration | None]) -> Table:
+    """What each role was measured to be worth."""
+
+    def of(e: Estimate) -> str:
+        spread = "" if e.low is None or e.high is None else f" ({e.low:.2f} to {e.high:.2f})"
+        return "–" if e.value is None else f"{e.value:.2f}{spread}"
+
+    def row(role: str, c: Calibration | None) -> tuple[str, ...]:
+        if c is None:
+            return role, "uncalibrated", "–", "–", "–", "–"
+        moved = c.robustness.flips if c.robustness else None
+        talked = f"{round((moved.value or 0) * moved.n)} of {moved.n}" if moved else "–"
+        return role, *map(of, (c.figures.kappa, c.figures.sensitivity, c.figures.specificity)), str(c.n), talked
+
+    return Table(
+        ("Who", "Kappa", "Sensitivity", "Specificity", "Labelled replies", "Talked into another verdict"),
+        [row(role, c) for role, c in made.items()],
+        "Against people's labels, with 95 % intervals: Cohen's kappa, the share found of the replies that complied and of "
+        "those that did not, and how many replies that speak to the judge moved its verdict. The rates of an uncalibrated "
+        "one are its opinion.",
+    )
 
 
 def accuracy_of(made: Calibration) -> JudgeAccuracy:

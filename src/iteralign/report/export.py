@@ -42,7 +42,7 @@ def export(run: Path, target: Path, wanted: Wanted, name: str | None = None) -> 
 
     with whole(target) as beside:
         write_weights(checkpoint, beside, wanted.dtype)
-        constitution, _ = constitution_at(str(run))
+        constitution = constitution_at(str(run)).constitution
         write_text(beside / "constitution.yaml", constitution_yaml(constitution))
         title = name or target.resolve().name
         write_text(beside / "README.md", model_card(summary, title, wanted.examples))

@@ -1,7 +1,7 @@
 """What the numbers show and what they do not, in two sentences; and what a reader must know beside them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from iteralign.config import RunConfig, ScriptedConfig
 from iteralign.evals.paired import DEGENERATE, EVALUATOR, HARMFUL, HARMLESS, HHH, WORD_MATCH, Measure
@@ -14,6 +14,7 @@ from iteralign.report.rounds import Round
 from iteralign.report.wording import interval, lost_calls, p_value, plural, points
 
 UNCALIBRATED = "Judge-measured rates are uncalibrated: no human labels stand behind the evaluator."
+UNCALIBRATED_JUDGE = "The judge, which says what is a failure and what is learnt, is uncalibrated."
 
 
 def untouched(rounds: Sequence[Round]) -> str | None:
@@ -154,10 +155,12 @@ def notes(
     changed: Changed,
     rounds: Sequence[Round],
     config: RunConfig,
-    calibration: Calibration | None,
+    calibrations: Mapping[str, Calibration | None],
 ) -> tuple[str, ...]:
     """What must stand beside the table, in every report."""
+    calibration = calibrations["evaluator"]
     found = calibration_notes(measures, calibration, config.seed) if calibration else [UNCALIBRATED]
+    found += [UNCALIBRATED_JUDGE] if rounds and calibrations["judge"] is None else []
     if (shared := shared_model(config)) is not None:
         found.append(shared)
     judged = [m for m in measures if m.variant == EVALUATOR and m.name in (HARMFUL, HARMLESS)]

@@ -1,64 +1,85 @@
-"""The constitution as it stands, each principle with its history from the ledger."""
+"""The constitution as it stands and what was retired from it, each principle with its history from the ledger."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from iteralign.config import RunConfig
 from iteralign.constitutions import load_constitution
-from iteralign.records import Constitution, LedgerEntry, Principle
+from iteralign.ledger import MEASURED, Ledger, read_ledger, story
+from iteralign.records import Constitution, Principle
 from iteralign.report.evidence import Evidence, RoundFiles, evidence_of
-from iteralign.report.rounds import SIDES, stage_tree
-from iteralign.report.wording import clean, plural
+from iteralign.report.rounds import SIDES
+from iteralign.report.wording import Table, clean
 
 
 @dataclass(frozen=True)
 class History:
-    """One principle: `rounds` in which it was proposed or met again, `shown` distinct prompts whose failed answers
-    the oracle saw for it, `merged` near-duplicates. A given principle that was never met has no rounds."""
+    """One principle: `rounds` in which it was proposed or met again; none of a given one that never was. `story`: when,
+    from how many failures, and what it was measured to be worth."""
 
     text: str
     side: str
     rounds: tuple[int, ...]
-    shown: int
-    merged: int
+    story: str
     evidence: Evidence = Evidence()
 
-    @property
-    def story(self) -> str:
-        if not self.rounds:
-            return "given; not proposed again"
-        first, *later = self.rounds
-        again = f", again in {', '.join(map(str, later))}" if later else ""
-        merged = f"; {plural(self.merged, 'near-duplicate')} merged into it" if self.merged else ""
-        return f"round {first}{again}; the oracle was shown {plural(self.shown, 'failure')}{merged}"
+
+@dataclass(frozen=True)
+class Told:
+    """The constitution of a run: `principles` in force, and those that were `retired`."""
+
+    version: str
+    principles: tuple[History, ...]
+    retired: tuple[History, ...]
 
 
-def read_constitution(folder: Path, config: RunConfig, full: bool = False) -> tuple[str, tuple[History, ...]]:
-    """Version and principles: the newest that a round has stored, or the given ones. Empty before both."""
-    places = sorted((folder / "rounds").glob("*/principles.json"))
-    trees = [stage_tree(place.parent, "principles") for place in places]
-    ledger = [LedgerEntry.model_validate(entry) for tree in trees for entry in tree["ledger"]]
-    if trees:
-        constitution = Constitution.model_validate(trees[-1]["constitution"])
-    elif (folder / "constitution.yaml").is_file():
-        constitution = load_constitution(str(folder / "constitution.yaml"))
-    else:
-        constitution = load_constitution(config.constitution) if config.constitution else Constitution()
+def read_constitution(folder: Path, config: RunConfig, full: bool = False) -> Told:
+    """The newest that a round has stored, or the given one. Empty before both."""
+    ledger = read_ledger(folder)
+    if ledger is None and (folder / "constitution.yaml").is_file():
+        ledger = Ledger(load_constitution(str(folder / "constitution.yaml")))
+    elif ledger is None:
+        ledger = Ledger(load_constitution(config.constitution) if config.constitution else Constitution())
     rounds = [RoundFiles(folder / f"rounds/{r:05d}") for r in range(config.rounds * config.phases)]
-    return constitution.version, tuple(
-        history(p, ledger, evidence_of(p.id, ledger, rounds, full)) for p in constitution.principles
-    )
+
+    def told(principle: Principle) -> History:
+        return history(principle, ledger, evidence_of(principle.id, ledger.entries, rounds, full))
+
+    principles, retired = ledger.constitution.principles, ledger.retired
+    return Told(ledger.constitution.version, tuple(map(told, principles)), tuple(map(told, retired)))
 
 
-def history(principle: Principle, ledger: Sequence[LedgerEntry], evidence: Evidence) -> History:
-    identity = principle.id
-    own = [entry for entry in ledger if identity in (entry.principle, entry.into)]
+def history(principle: Principle, ledger: Ledger, evidence: Evidence) -> History:
+    own = ledger.of(principle)
     return History(
         text=clean(principle.text),
         side=SIDES[principle.kind],
-        rounds=tuple(sorted({entry.round for entry in own})),
-        shown=len({prompt for entry in own for prompt in entry.evidence}),
-        merged=sum(entry.event == "merged" for entry in own),
+        rounds=tuple(sorted({e.round for e in own if e.event not in MEASURED})),
+        story=clean(story(own)),
         evidence=evidence,
+    )
+
+
+def course(histories: Sequence[History]) -> Table:
+    """How specific the principles were that each round brought, retired ones included."""
+    found: dict[int, list[History]] = {}
+    for h in histories:
+        if h.rounds:
+            found.setdefault(h.rounds[0], []).append(h)
+    rows = [
+        (
+            str(r),
+            str(len(own)),
+            f"{fmean(len(h.text.split()) for h in own):.1f}",
+            f"{fmean(len(h.evidence.subjects) for h in own):.1f}",
+        )
+        for r, own in sorted(found.items())
+    ]
+    return Table(
+        ("Round", "New principles", "Words each", "Subjects each"),
+        rows,
+        "The paper (section 5.8) saw general principles first and specific ones later. Few words, and many subjects whose "
+        "failures made it, speak for a general principle.",
     )

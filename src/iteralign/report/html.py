@@ -13,9 +13,10 @@ from markupsafe import Markup
 from iteralign.evals.depth import Depth
 from iteralign.evals.paired import Measure
 from iteralign.report.charts import probe_chart, rounds_chart
+from iteralign.report.corrected import calibrated
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Pairs
-from iteralign.report.history import History
+from iteralign.report.history import History, course
 from iteralign.report.markdown import verdict
 from iteralign.report.probe import NOTE as DEPTH_NOTE
 from iteralign.report.probe import along, asked_of, tables
@@ -30,6 +31,7 @@ from iteralign.report.table import (
     figure_cells,
     legend,
     line,
+    mended,
     round_facts,
     round_title,
     settings,
@@ -64,16 +66,18 @@ def html_report(summary: Summary) -> str:
             for r in summary.rounds
         ],
         over_rounds=Markup(rounds_chart(summary.rounds) or ""),
+        mended=mended(summary.rounds),
+        course=course((*summary.constitution, *summary.retired)),
+        calibrated=calibrated(summary.calibrations),
         filters=filters(summary.pairs, summary.constitution),
         curve=(HEAD, curve_rows(summary.curve), NOTE) if summary.curve else None,
-        tax=(tax_rows(summary.tax), tax_note(summary.tax)) if summary.tax.lines else None,
+        tax=(tax_rows(summary.tax)[0], tax_rows(summary.tax)[1:], tax_note(summary.tax)) if summary.tax.lines else None,
         depth=depth_parts(summary.depth) if summary.depth else None,
         rule=RULE,
         verdict=verdict,
         disagreements=list(map(disagreement_cells, summary.disagreements)),
-        settings=settings(summary),
+        settings=[*settings(summary), ("checkpoint", checkpoint_text(summary))],
         spent=(SPENT_HEAD, spent_rows(summary.spent), SPENT_NOTE) if summary.spent else None,
-        checkpoint=checkpoint_text(summary),
         config_text=without_passwords(clean(summary.config_text)),
         plural=plural,
         tool=VERSION,

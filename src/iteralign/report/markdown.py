@@ -5,8 +5,10 @@ from collections.abc import Iterable, Sequence
 
 from iteralign.evals.depth import Depth
 from iteralign.evals.tax import AlignmentTax
+from iteralign.report.corrected import calibrated
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Answer
+from iteralign.report.history import course
 from iteralign.report.probe import NOTE as DEPTH_NOTE
 from iteralign.report.probe import along, asked_of, tables
 from iteralign.report.spent import HEAD as SPENT_HEAD
@@ -19,13 +21,14 @@ from iteralign.report.table import (
     figure_cells,
     legend,
     line,
+    mended,
     round_facts,
     round_title,
     settings,
     tax_note,
     tax_rows,
 )
-from iteralign.report.wording import plural
+from iteralign.report.wording import Table, plural
 
 _MARKS = re.compile(r"[\\`*_{}\[\]#|~$]")
 _LINE_STARTS = re.compile(r"^(\d+)?((?(1)[.)](?=\s|$)|[-+=]))")
@@ -62,13 +65,15 @@ def markdown_report(summary: Summary) -> str:
         [x for warning in summary.warnings for x in (f"> **{escaped(warning)}**", "")],
         [x for sentence in summary.sentences for x in (line_of(sentence), "")],
         comparison(summary),
+        section(mended(summary.rounds), 2, "Over the rounds"),
         constitution(summary),
-        tax_section(summary.tax),
-        improvement(summary),
-        depth_section(summary.depth) if summary.depth else [],
-        rounds(summary),
         examples(summary),
         disagreement(summary),
+        rounds(summary),
+        improvement(summary),
+        tax_section(summary.tax),
+        depth_section(summary.depth) if summary.depth else [],
+        section(calibrated(summary.calibrations), 2, "How far judge and evaluator can be trusted"),
         surroundings(summary),
     ]
     return "\n".join(x for part in parts for x in part).rstrip() + "\n"
@@ -102,7 +107,16 @@ def constitution(summary: Summary) -> list[str]:
         found += [f"On the {side} side:", ""]
         found += [f"- {line_of(p.text)} *({escaped(p.story)})*" for p in summary.constitution if p.side == side]
         found.append("")
-    return found
+    if summary.retired:
+        found += ["Retired, for they were measured to do no good:", ""]
+        found += [*(f"- {line_of(p.text)} *({escaped(p.story)})*" for p in summary.retired), ""]
+    later = course((*summary.constitution, *summary.retired))
+    return [*found, *section(later, 3, "From general to specific?")] if len(later.rows) > 1 else found
+
+
+def section(table: Table, level: int, title: str) -> list[str]:
+    under = [line_of(table.note), ""] if table.note else []
+    return [f"{'#' * level} {title}", "", *rows(table.head, table.rows), *under] if table.rows else []
 
 
 def improvement(summary: Summary) -> list[str]:

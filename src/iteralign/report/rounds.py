@@ -1,6 +1,5 @@
 """What happened in each round, read from its folder: failures, principles, revisions, rows, training, gate."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +8,12 @@ from statistics import fmean
 from typing import Any, Literal
 
 from iteralign.config import GateConfig, RunConfig
-from iteralign.errors import StoreError
 from iteralign.evals.gates import Gate, figures_of
 from iteralign.evals.paired import HHH as OVERALL
 from iteralign.evals.paired import read_scores
 from iteralign.evals.protected import said
 from iteralign.evals.suite import HHH, tag
+from iteralign.ledger import read_json
 from iteralign.records import Checkpoint, Prompt, Response, Row, Verdict
 from iteralign.report.examples import read_verdicts
 from iteralign.report.wording import clean, cut, plural
@@ -50,7 +49,7 @@ class Figure:
 class Round:
     """Counts are 0 and `trained` is None where the round did not come that far; `next_stage` says where it stands.
 
-    `oracle_error` is what the first of the `oracle_failed` calls said.
+    `mended`: failures of which a revision was accepted. `oracle_error` is what the first of the `oracle_failed` calls said.
     `share` of the weight change was tried last (1 unless the gate made the round backtrack); `reasons` has what
     failed at each share, and `figures` are those of the last; `benchmarks` were measured after it. `copies`: the rows
     left out as copies of benchmarks. `pairs` by side and origin, and how sure the comparisons behind them were.
@@ -72,6 +71,7 @@ class Round:
     principles: int
     candidates: int
     accepted: int
+    mended: int
     near_copies: int
     rows: tuple[tuple[str, int], ...]
     copies: str
@@ -141,7 +141,10 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
         principles=len(found["constitution"]["principles"]),
         candidates=len(revisions),
         accepted=accepted,
-        near_copies=accepted - copied - sum(row.origin == "revision" for row in own) if done(place, "rows") else 0,
+        mended=len({row["origin"] for row in revisions if row["accepted"]} & {v.response.id for v in failed}),
+        near_copies=accepted - copied - sum(row.origin == "revision" and not row.begun for row in own)
+        if done(place, "rows")
+        else 0,
         rows=rows_by_kind(rows, number),
         copies=copies_text(copies) if done(place, "rows") or done(place, "preferences") else "",
         trained=trained_last(place),
@@ -211,9 +214,12 @@ def sides_of(verdicts: Sequence[Verdict]) -> tuple[Side, ...]:
 def rows_by_kind(rows: Sequence[Row], number: int) -> tuple[tuple[str, int], ...]:
     """Training rows by side and origin; with a pool, those of earlier rounds apart."""
     what = {"revision": "revised", "reply": "own replies"}
-    kinds = Counter(
-        f"{SIDES[row.wants]} {what[row.origin]}" if row.round == number else "from earlier rounds" for row in rows
-    )
+
+    def kind(row: Row) -> str:
+        again = ", begun as they failed" if row.begun else ""
+        return f"{SIDES[row.wants]} {what[row.origin]}{again}" if row.round == number else "from earlier rounds"
+
+    kinds = Counter(map(kind, rows))
     return tuple(sorted(kinds.items()))
 
 
@@ -352,12 +358,7 @@ def stage_rows(place: Path, stage: str) -> list[dict[str, Any]]:
 
 def stage_tree(place: Path, stage: str) -> Any:
     path = place / f"{stage}.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise StoreError(f"{path} is not JSON ({error}): was it changed by hand?") from error
+    return read_json(path) if path.is_file() else None
 
 
 def gates_of(place: Path) -> list[Gate]:

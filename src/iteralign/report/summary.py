@@ -14,7 +14,7 @@ from iteralign.evals.depth import Depth, read_depth
 from iteralign.evals.improvement import Curve
 from iteralign.evals.paired import Measure
 from iteralign.evals.tax import AlignmentTax, alignment_tax
-from iteralign.judges.calibration import calibration_in
+from iteralign.judges.calibration import Calibration, calibration_in
 from iteralign.records import Prompt
 from iteralign.report.curve import best_checkpoint, read_curve
 from iteralign.report.examples import (
@@ -59,7 +59,9 @@ class Summary:
     changed: Changed
     version: str
     constitution: tuple[History, ...]
+    retired: tuple[History, ...]
     rounds: tuple[Round, ...]
+    calibrations: dict[str, Calibration | None]
     curve: Curve | None
     depth: Depth | None
     examples: tuple[Example, ...]
@@ -103,9 +105,10 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     base, final = (read_verdicts(folder / "evals" / name, prompts) for name in ("base", "final"))
     missing = (*unfinished(folder, config, rounds, stopped), *incomparable, *problems)
     nothing = nothing_changed(measures, changed, rounds)
-    version, constitution = read_constitution(folder, config, full)
+    constitution = read_constitution(folder, config, full)
     kept = [r for r in rounds if r.state == "kept"]
-    curve, calibration = read_curve(folder), calibration_in(folder)
+    curve, calibrations = read_curve(folder), {role: calibration_in(folder, role) for role in ("judge", "evaluator")}
+    calibration = calibrations["evaluator"]
     checkpoint = checkpoint_folder(folder, kept[-1]) if kept else None
     return Summary(
         folder=folder,
@@ -114,10 +117,10 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         full=full,
         roles=roles,
         warnings=warnings(roles, stopped, nothing, missing),
-        notes=notes(measures, changed, rounds, config, calibration),
+        notes=notes(measures, changed, rounds, config, calibrations),
         sentences=(
             asked(config, roles, rounds),
-            learnt(rounds, constitution),
+            learnt(rounds, constitution.principles),
             shows(measures, nothing, config),
             left(final),
             shows_not(measures, differing, config, nothing, calibration),
@@ -125,9 +128,11 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         measures=measures,
         disagreements=differing,
         changed=changed,
-        version=version,
-        constitution=constitution,
+        version=constitution.version,
+        constitution=constitution.principles,
+        retired=constitution.retired,
         rounds=rounds,
+        calibrations=calibrations,
         curve=curve,
         depth=read_depth(folder),
         examples=choose_examples(base, final, full) if kept or not config.phases else (),

@@ -9,7 +9,7 @@ from iteralign.evals.tax import AlignmentTax
 from iteralign.report.measures import Disagreement
 from iteralign.report.rounds import Figure, Round
 from iteralign.report.summary import Summary
-from iteralign.report.wording import clean, count, interval, lost_calls, p_value, plural, points, share
+from iteralign.report.wording import Table, clean, count, interval, lost_calls, p_value, plural, points, share
 from iteralign.stats import Estimate
 
 ACRONYMS = {"hhh": "HHH"}
@@ -180,6 +180,23 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
                 ("Over sft.max_length", f"{r.trained.cut} rows cut to their last turns, {r.trained.rejected} left out")
             )
     return [(clean(name), clean(text)) for name, text in facts]
+
+
+def mended(rounds: Sequence[Round]) -> Table:
+    """Failures found in each round, how many had a revision that the judge passed, and what came of the round."""
+    rows = [
+        (
+            str(r.number),
+            f"{r.failed} of {r.prompts}",
+            str(r.mended),
+            str(r.proposed),
+            str(sum(n for _, n in (*r.rows, *r.pairs))),
+            f"{r.state}, {r.share:.0%} of the change" if r.state == "kept" else r.state,
+        )
+        for r in rounds
+        if r.judged
+    ]
+    return Table(("Round", "Failed", "Mended", "New principles", "Training rows", "Came of it"), rows)
 
 
 def figure_cells(figure: Figure) -> tuple[str, str, str, str]:

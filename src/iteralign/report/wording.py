@@ -2,11 +2,22 @@
 
 import re
 from importlib import metadata
+from typing import NamedTuple
 
 VERSION = metadata.version("iteralign")
 CUT_WORDS = 12
 CUT_CHARACTERS = 120  # a text without spaces is one word: it must not slip through
 CUT_MARK = " …[cut]"
+
+
+class Table(NamedTuple):
+    """What stands in a table of a report, and under it."""
+
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+
+
 # What could move a cursor, hide text or turn it around: everything of C0 and C1 but tab and newline, and bidi marks.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 

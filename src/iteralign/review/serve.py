@@ -25,7 +25,7 @@ def open_pages(run: Path, prompts: int | None = None) -> Pages:
     """Raises StoreError where the folder is no finished run, nor one that waits for people."""
     waiting = (run / FOLDER).is_dir() and not (run / "evals/final/verdicts.jsonl").is_file()
     items = [] if waiting else read_items(run, prompts)
-    constitution = Constitution() if waiting else constitution_at(str(run))[0]
+    constitution = Constitution() if waiting else constitution_at(str(run)).constitution
     return Pages(run, items, constitution, Book(run / BOOK), "")
 
 
