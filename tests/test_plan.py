@@ -94,7 +94,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
         ("discover.group_by=none", "discover.group_size=5", "rounds=3"),
         ("discover.ask_cosine=0", "discover.duplicate_cosine=1", "discover.group_size=3"),
         ("discover.group_by=clusters", "prompts.harmless_per_round=7", "prompts.validation=3"),
-        ("policy.script=collapses", "judge.trust_wants=false", "revise.verify=false"),
+        ("policy.script=collapses", "judge.trust_wants=false", "revise.accept=all"),
         ("evals.held_out=false", "gates.evaluator=false", "runtime.micro_batch=5"),
     ],
 )

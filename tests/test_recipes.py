@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from iteralign.config import load_config
-from iteralign.errors import ConfigError
+from iteralign.errors import ConfigError, NothingFits
 from iteralign.plan import plan
+from iteralign.prompts import load_prompt
 from iteralign.recipes import recipe
 from iteralign.recipes.steps import Outcome
 from iteralign.report import write_reports
@@ -90,7 +91,7 @@ def test_cai_criticises_under_each_drawn_principle_and_trains_on_the_last_answer
 
 
 def test_without_verification_every_well_formed_answer_is_trained_on(tmp_path: Path) -> None:
-    run(tmp_path, *CAI, "rounds=1", "revise.candidates=1", "revise.verify=false", "revise.max_near_copies=99")
+    run(tmp_path, *CAI, "rounds=1", "revise.candidates=1", "revise.accept=all", "revise.max_near_copies=99")
     accepted = [r for r in read_rows(tmp_path / "rounds/00000/revisions.jsonl") if r["accepted"]]
     assert len(accepted) == 48 and all(r["after"] is None for r in accepted)
 
@@ -207,6 +208,61 @@ def test_a_policy_that_collapses_leaves_the_best_round(tmp_path: Path) -> None:
     assert outcome.stopped is not None and "fell from" in outcome.stopped
     assert outcome.policy.checkpoint.path is None, "the untouched policy was best"
     assert list(tmp_path.glob("rounds/*/checkpoint*")) == []
+
+
+def test_the_report_says_why_self_improvement_stopped_before_its_last_round(tmp_path: Path) -> None:
+    run(tmp_path, *SELF, "policy.script=collapses", "gates.enabled=false", "rounds=3", "self_improve.stop=textbook")
+    summary = write_reports(tmp_path)
+    assert summary.stopped is not None and "quality fell from" in summary.stopped
+    assert any("quality fell from" in warning for warning in summary.warnings)
+    assert "quality fell from" in summary.markdown.read_text()
+
+
+@pytest.mark.parametrize("setting", ["prompts.validation=0", "prompts.harmless=[]"])
+def test_self_improvement_asks_for_validation_prompts_of_both_sides(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="validation prompts of both sides: set prompts.validation"):
+        run(tmp_path, *SELF, setting)
+
+
+def test_cai_draws_two_principles_and_criticises_unless_told_otherwise() -> None:
+    plain = load_config(SCRIPTED, ["recipe=cai", GIVEN]).revise
+    assert (plain.draws, plain.critique, plain.prompt) == (2, True, "cai.yaml")
+    told = load_config(SCRIPTED, ["recipe=cai", GIVEN, "revise.draws=1", "revise.critique=false"]).revise
+    assert (told.draws, told.critique, told.prompt) == (1, False, "cai.yaml")
+    assert load_config(SCRIPTED).revise.draws is None
+
+
+def test_a_revision_is_written_with_the_reply_and_its_critique_in_sight() -> None:
+    values = {
+        "prompt": "How?",
+        "reply": "So it goes.",
+        "critique": "Too short.",
+        "revision_request": "Write a longer one.",
+    }
+    asked = load_prompt("cai.yaml").chat("revise", principle="", critique_request="", **values)
+    last = asked[-1].content
+    assert [last.index(text) for text in values.values()] == sorted(last.index(text) for text in values.values())
+
+
+def test_pairs_of_which_none_can_be_trained_on_are_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: object, **__: object) -> object:
+        raise NothingFits("none of 24 pairs fits dpo.max_length 8 with two different answers: raise it")
+
+    monkeypatch.setattr("iteralign.recipes.training.train_on_pairs", nothing)
+    outcome = run(tmp_path, *RLAIF, "rounds=2")
+    assert outcome.policy.checkpoint.path is None and outcome.stopped is None
+    summary = write_reports(tmp_path)
+    assert [r.state for r in summary.rounds] == ["no pairs", "no pairs"] and not summary.missing
+    assert all("fits dpo.max_length 8" in r.reasons[0] for r in summary.rounds)
+
+
+def test_reward_hacking_is_looked_for_on_answers_drawn_alike(tmp_path: Path) -> None:
+    run(tmp_path, *RL, "rounds=1", "prefer.sampling.max_new_tokens=33")
+    here = tmp_path / "rounds/00000"
+    before, after = (read_rows(here / f"{name}.jsonl") for name in ("unrewarded", "rewarded"))
+    assert [row["prompt"] for row in before] == [row["prompt"] for row in after]
+    assert {row["policy"] for row in before} == {row["policy"] for row in read_rows(here / "responses.jsonl")}
+    assert json.loads((here / "reward-check.json").read_text())["n"] == len(before)
 
 
 def test_preferences_may_be_of_the_policy_before_its_cai_phase(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from iteralign.config import load_sweep
-from iteralign.errors import ConfigError
+from iteralign.config import load_sweep, settled
+from iteralign.errors import ConfigError, StoreError
 from test_config import SCRIPTED, SWEEPS
 
 SWEEP = f"""
@@ -37,6 +37,26 @@ def test_a_variant_is_the_base_with_what_all_and_what_it_changes(sweep: Path) ->
     assert {c.rounds for c in made.values()} == {1} and {c.respond.max_new_tokens for c in made.values()} == {9}
     assert [c.oracle.type for c in made.values()] == ["scripted", "self"]
     assert [c.name for c in made.values()] == ["as-it-is", "no-rules-of-its-own"]
+
+
+def test_a_variant_takes_what_another_one_discovered(sweep: Path, tmp_path: Path) -> None:
+    text = sweep.read_text().replace(
+        "variants:", 'variants:\n  told: {recipe: in_context, constitution: "variant:as it is"}'
+    )
+    (tmp_path / "two.yaml").write_text(text)
+    told = load_sweep(tmp_path / "two.yaml")["told"]
+    with pytest.raises(
+        StoreError, match="takes the constitution of 'as it is', which has not written .* run that variant first"
+    ):
+        settled(told, tmp_path / "out")
+    (tmp_path / "out/as-it-is").mkdir(parents=True)
+    (tmp_path / "out/as-it-is/constitution.yaml").write_text("principles: []")
+    assert settled(told, tmp_path / "out").constitution == str(tmp_path / "out/as-it-is/constitution.yaml")
+    (tmp_path / "two.yaml").write_text(text.replace("variant:as it is", "variant:as it was"))
+    with pytest.raises(
+        ConfigError, match="told takes the constitution of 'as it was': the variants are told, as it is"
+    ):
+        load_sweep(tmp_path / "two.yaml")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import typer
 
 from iteralign import __version__, cli_constitution, cli_eval, cli_export, cli_judge, cli_pack, cli_probe, cli_review
 from iteralign.cli_options import Fresh, Sets, resumable
-from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped, Waiting
+from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped, StoreError, Waiting
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
@@ -125,7 +125,7 @@ def sweep(
     ] = None,
 ) -> None:
     """Run a config in several variants, one after the other, and set them side by side; goes on where it stopped."""
-    from iteralign.config import load_sweep
+    from iteralign.config import load_sweep, settled
     from iteralign.report.sweep import print_sweep, read_variants, sweep_markdown, sweep_table
     from iteralign.store import write_text
 
@@ -139,8 +139,8 @@ def sweep(
             continue
         typer.secho(f"{name}: {folder / settings.name}", bold=True)
         try:
-            why = run_one(settings, folder / settings.name)
-        except (ModelError, Stopped) as error:  # the others can still be run
+            why = run_one(settled(settings, folder), folder / settings.name)
+        except (ModelError, StoreError, Stopped) as error:  # the others can still be run
             why = str(error)
         if why:
             stopped[name] = why

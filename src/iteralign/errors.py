@@ -44,6 +44,10 @@ class ModelError(InputError):
     pass
 
 
+class NothingFits(ModelError):
+    """No row or pair can be trained on as it is encoded."""
+
+
 class NotApplicable(ModelError):
     pass
 

@@ -33,6 +33,8 @@ WORDS = {
     "trained-dpo": "fine-tuning on pairs",
     "reward": "training a reward model",
     "trained-rl": "reinforcing by the reward",
+    "unrewarded": "answering before the reward",
+    "unrewarded-verdicts": "judging what came before the reward",
     "rewarded": "answering after the reward",
     "rewarded-verdicts": "judging what the reward made",
     "reward-check": "looking for reward hacking",

@@ -216,8 +216,8 @@ def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
 
 
 def walk_reinforcement(walk: Walk, batch: Sequence[Prompt]) -> None:
-    """Answers that are sampled to be rewarded, by the judge where it is the reward; and one more to each prompt, which
-    the judge compares a reward model with."""
+    """Answers that are sampled to be rewarded, by the judge where it is the reward; and one more to each prompt, before and
+    after, which the judge compares a reward model with."""
     config, rl = walk.config, walk.config.rl
     own = config.prefer.model_copy(update={"samples": rl.samples, "sampling": rl.sampling})
     stage = Stage("reinforce", "round", max(1, round(config.rounds * rl.epochs)))
@@ -225,7 +225,7 @@ def walk_reinforcement(walk: Walk, batch: Sequence[Prompt]) -> None:
     if rl.reward == "judge":
         walk.judge(stage, "judge", responses)
         return
-    check = Stage("reward check", "round", config.rounds)
+    check = Stage("reward check", "round", 2 * config.rounds)
     walk.judge(check, "judge", walk.ask(check, "policy", lambda m: respond(batch, m, rl.sampling, config.seed, 0)))
 
 
@@ -246,7 +246,7 @@ def walk_revisions(walk: Walk, failures: Sequence[Verdict], principles: Sequence
     if apart:
         walk.ask(Stage("critique", "round", rounds), "oracle", lambda m: rewrite(other, m))
     drafts = walk.ask(Stage("revise", "round", rounds), "policy", lambda m: rewrite(m, other if apart else m))
-    if config.revise.verify:
+    if config.revise.accept == "passing":
         revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
         walk.judge(Stage("verify", "round", rounds), "judge", revised)
 
@@ -293,15 +293,13 @@ def walk_contrast(walk: Walk, responses: Sequence[Response], failures: int) -> N
 
 
 def walk_lift(walk: Walk, failures: Sequence[Verdict], responses: Sequence[Response], found: int) -> None:
-    """Principles of a round, and those that earlier ones left unproven, and none, on failures and on as many harmless answers."""
+    """A round's principles, those that earlier ones left unproven, and none, on failures and on as many harmless answers."""
     config = walk.config
     harmless = [verdict_of(r, "none") for r in responses if r.prompt.wants == "answer"]
     chosen = [*failures[: config.lift.budget], *harmless[: config.lift.budget]]
     once = config.revise.model_copy(update={"candidates": 1, "max_principles": 1})
-    stage, principles = (
-        Stage("lift", "round", sum(1 + min(MOST, found * n) for n in range(1, config.rounds + 1))),
-        principles_of(1, "unknown"),
-    )
+    tried = sum(1 + min(MOST, found * n) for n in range(1, config.rounds + 1))
+    stage, principles = Stage("lift", "round", tried), principles_of(1, "unknown")
     drafts = walk.ask(stage, "policy", lambda m: revise(chosen, m, principles, once, config.seed, 0))
     revised = [Response(prompt=d.failure.response.prompt, reply=d.reply, policy="") for d in drafts]
     walk.judge(stage, "judge", revised)
@@ -389,12 +387,9 @@ def constitution_at_mean_round(config: RunConfig, calls: dict[Wants, int]) -> Co
     """What the oracle is shown as known, in the mean of all calls."""
     start = load_constitution(config.constitution).principles if config.constitution else ()
     earlier = (config.rounds - 1) / 2 if config.discover.accumulate else 0.0
-    grown = [
-        principle
-        for kind, most in calls.items()
-        for n in [min(most, config.discover.max_calls)]
-        for principle in principles_of(round(config.discover.per_call * (earlier * n + max(0, n - 1) / 2)), kind)
-    ]
+    most = {kind: min(n, config.discover.max_calls) for kind, n in calls.items()}
+    counts = {kind: round(config.discover.per_call * (earlier * n + max(0, n - 1) / 2)) for kind, n in most.items()}
+    grown = [principle for kind, n in counts.items() for principle in principles_of(n, kind)]
     return Constitution(principles=(*start, *grown))
 
 

@@ -297,7 +297,7 @@ def test_all_candidates_are_kept_and_the_surest_is_accepted() -> None:
 
 
 def test_without_verification_every_well_formed_draft_counts() -> None:
-    made = revisions(HARMFUL, OFF_TOPIC, "", verify=False, keep="all")
+    made = revisions(HARMFUL, OFF_TOPIC, "", accept="all", keep="all")
     assert [r.accepted for r in made] == [True, False]
     assert [r.after for r in made] == [None, None]
 
@@ -310,7 +310,7 @@ def accepted(texts: list[str]) -> list[Revision]:
     made: list[Revision] = []
     for n, text in enumerate(texts):
         about = failure(prompt(f"How do I open lock {n}?"))
-        settings = ReviseConfig(candidates=1, verify=False, min_distinct=0)
+        settings = ReviseConfig(candidates=1, accept="all", min_distinct=0)
         made += verify(revise([about], Policy(text), DECLINES, settings, 1, 0), JUDGE, "policy", settings)
     assert all(r.accepted for r in made)
     return made

@@ -38,7 +38,7 @@ from iteralign.config.parts import (
 )
 from iteralign.config.reading import load_config, parse
 from iteralign.config.run import RunConfig
-from iteralign.config.sweep import load_sweep
+from iteralign.config.sweep import load_sweep, settled
 from iteralign.config.training import (
     ConstrainConfig,
     DeepenConfig,
@@ -93,6 +93,7 @@ __all__ = [
     "TransformersConfig",
     "load_config",
     "load_sweep",
+    "settled",
     "members",
     "parse",
 ]

@@ -138,6 +138,7 @@ class DiscoverConfig(Section):
 
 class ReviseConfig(Section):
     """`max_principles` 0 takes all of the round's; `draws`: so many principles one after another instead, drawn by seed.
+    The recipes cai and self_improve draw 2 and criticise, by the prompt cai.yaml, unless they are told otherwise.
     `check` asks first whether the principle is broken. `passing`: CAI rewrites answers that the judge passes, too."""
 
     prompt: str = "revise.yaml"
@@ -148,7 +149,10 @@ class ReviseConfig(Section):
     critique: bool = False
     critic: Literal["policy", "oracle"] = "policy"  # a small policy sees no fault of its own
     passing: bool = True
-    verify: bool = True
+    accept: Literal["passing", "all"] = Field(
+        default="passing",
+        description="what is learnt: what the judge passes, or all that is well formed (the textbook's way)",
+    )
     min_words: int = Field(default=8, ge=0)
     min_distinct: float = Field(default=0.6, ge=0, le=1, description="share of distinct words")
     max_near_copies: int = Field(default=6, ge=1, description="accepted revisions of a round that may say the same")

@@ -58,6 +58,18 @@ class RunConfig(Section):
     decontaminate: OnCopies = "drop"
     runtime: RuntimeConfig = RuntimeConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _cai_criticises(cls, tree: Any) -> Any:
+        """Constitutional AI draws principles, two unless told otherwise, and criticises under each (Bai et al. 2022,
+        section 3.1)."""
+        if not isinstance(tree, dict) or tree.get("recipe") not in ("cai", "self_improve"):
+            return tree  # type: ignore[reportUnknownVariableType]
+        revise: Any = tree.get("revise") or {}  # type: ignore[reportUnknownMemberType]
+        if not isinstance(revise, dict):
+            return tree  # type: ignore[reportUnknownVariableType]
+        return {**tree, "revise": {"draws": 2, "critique": True, "prompt": "cai.yaml", **revise}}
+
     @model_validator(mode="after")
     def _judge_is_not_evaluator(self) -> "RunConfig":
         pairs = product(members(self.judge), members(self.evaluator))

@@ -12,12 +12,15 @@ from pydantic import Field, ValidationError
 from iteralign.config.models import Section
 from iteralign.config.reading import load_config, one_line
 from iteralign.config.run import RunConfig
-from iteralign.errors import ConfigError
+from iteralign.errors import ConfigError, StoreError
+
+OF_VARIANT = "variant:"
 
 
 class SweepConfig(Section):
     """`base`: the config that all runs share, a path from this file on. `set`: keys that all of them change, `variants`:
-    those that each changes, by dotted name as in --set. A variant without keys is the base as it is."""
+    those that each changes, by dotted name as in --set. A variant without keys is the base as it is; one with
+    `constitution: "variant:NAME"` takes what that variant discovered in the same sweep."""
 
     base: str
     set: dict[str, Any] = {}
@@ -46,7 +49,33 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> dict[str, RunConfig
     }
     if len({config.name for config in made.values()}) < len(made):
         raise ConfigError(f"{path}: two variants have the same folder name: {', '.join(c.name for c in made.values())}")
+    for name, config in made.items():
+        if (other := discoverer(config)) is not None and other not in made:
+            raise ConfigError(f"{path}: {name} takes the constitution of {other!r}: the variants are {', '.join(made)}")
     return made
+
+
+def discoverer(config: RunConfig) -> str | None:
+    """The variant whose constitution another one takes."""
+    return (
+        (config.constitution or "").removeprefix(OF_VARIANT)
+        if (config.constitution or "").startswith(OF_VARIANT)
+        else None
+    )
+
+
+def settled(config: RunConfig, folder: Path) -> RunConfig:
+    """With the constitution that another variant of the sweep in `folder` discovered, where it takes one's. StoreError: that
+    one has not come to its end."""
+    other = discoverer(config)
+    if other is None:
+        return config
+    path = folder / folder_of(other) / "constitution.yaml"
+    if not path.is_file():
+        raise StoreError(
+            f"it takes the constitution of {other!r}, which has not written {path} yet: run that variant first"
+        )
+    return config.model_copy(update={"constitution": str(path)})
 
 
 def keys(settings: Mapping[str, Any]) -> list[str]:

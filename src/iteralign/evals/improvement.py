@@ -38,10 +38,12 @@ class Point(Record):
 
 
 class Curve(Record):
-    """`best`: the place of the policy that is kept, 0 the untouched one."""
+    """`best`: the place of the policy that is kept, 0 the untouched one. `stopped`: why no other round followed."""
 
     points: tuple[Point, ...]
     best: int
+    warning: str | None = None
+    stopped: str | None = None
 
 
 def quality_of(verdicts: Sequence[Verdict], config: SelfImproveConfig) -> Quality:

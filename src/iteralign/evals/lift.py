@@ -84,7 +84,7 @@ def trials(
     sides: list[tuple[Side, Verdict]] = [*(("failure", v) for v in failures), *(("harmless", v) for v in passing)]
 
     def under(principle: Principle, at: Sequence[tuple[Side, Verdict]]) -> list[float | None]:
-        once = config.model_copy(update={"candidates": 1, "max_principles": 1, "verify": True, "keep": "all"})
+        once = config.model_copy(update={"candidates": 1, "max_principles": 1, "accept": "passing", "keep": "all"})
         drafts = revise([v for _, v in at], policy, [principle], once, seed, round, critic=critic)
         made = verify(drafts, judge, policy.name, once)
         return [passes(m, side) for m, (side, _) in zip(made, at, strict=True)]
@@ -95,7 +95,9 @@ def trials(
     without = under(NONE, sides)
     found: list[Trial] = []
     for p in principles:
-        own = [(side, v) for side, v in sides if side == "harmless" or p.kind in (kind_of(v), "unknown")]
+        own: list[tuple[Side, Verdict]] = [
+            (side, v) for side, v in sides if side == "harmless" or p.kind in (kind_of(v), "unknown")
+        ]
         found += [
             Trial(
                 principle=p.id, prompt=v.response.prompt.id, side=side, revised=revised, without=without[places[v.id]]

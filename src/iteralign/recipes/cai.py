@@ -43,8 +43,8 @@ def cai(run: Run) -> Outcome:
 
 
 def critique_and_revise(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r: int) -> list[Revision]:
-    """Every answer, good or bad, is criticised and rewritten `revise.draws` times; with `revise.verify` only what the
-    judge passes is kept. Without `revise.passing` what passes already is learnt as it is, as answers to harmless prompts
+    """Every answer, good or bad, is criticised and rewritten `revise.draws` times; unless `revise.accept` is all
+    only what the judge passes is kept. Without `revise.passing` what passes already is learnt as it is, as answers to harmless prompts
     are in section 3.2."""
     labels = ("fails", "passes") if run.config.revise.passing else ("fails",)
     chosen = [v for v in verdicts if v.label in labels]

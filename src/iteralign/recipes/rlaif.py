@@ -18,7 +18,7 @@ from iteralign.recipes.steps import (
     write_constitution,
 )
 from iteralign.recipes.training import reward_for
-from iteralign.records import Preference, Response, Verdict
+from iteralign.records import Preference, Prompt, Response, Verdict
 from iteralign.runs import Run
 from iteralign.stages.prefer import Compared, agreement, compare, pairs_to_compare, preferences, sample
 from iteralign.stages.respond import respond
@@ -101,31 +101,43 @@ def learn_preferences(
     keep: Sequence[Policy] = (),
 ) -> Standing:
     """DPO on the pairs, or RL by a reward; of the latter, whether the judge agrees with the reward."""
-    by = "rl" if "rl" in run.config.learn else "dpo"
-    after = learn(run, here, now, (), r, pairs, by, keep)
-    if by == "rl" and run.config.rl.reward == "model" and after.policy.checkpoint != now.policy.checkpoint:
-        look_for_hacking(run, here, after.policy, verdicts, pairs, r)
+    if "rl" not in run.config.learn:
+        return learn(run, here, now, (), r, pairs, "dpo", keep)
+    checked = run.config.rl.reward == "model"
+    prompts = list({v.response.prompt.id: v.response.prompt for v in verdicts}.values())
+    before = answers(run, here, now.policy, prompts, r, "unrewarded") if checked else []
+    after = learn(run, here, now, (), r, pairs, "rl", keep)
+    if checked and after.policy.checkpoint != now.policy.checkpoint:
+        rewarded = answers(run, here, after.policy, prompts, r, "rewarded")
+        look_for_hacking(run, here, after.policy, before, rewarded, pairs, r)
     return after
 
 
-def look_for_hacking(
-    run: Run, here: Store, policy: Policy, before: Sequence[Verdict], pairs: Sequence[Preference], r: int
-) -> None:
-    """Whether the judge agrees that answers became better, where a model that was trained on preferences says so. On the
-    round's prompts, one fresh answer each; `before`: the verdicts on the answers of the policy before."""
-    config = run.config
-    prompts = list({v.response.prompt.id: v.response.prompt for v in before}.values())
-    by_id = {p.id: p for p in prompts}
+def answers(run: Run, here: Store, policy: Policy, prompts: Sequence[Prompt], r: int, name: str) -> list[Verdict]:
+    """One to each of the round's prompts, sampled and cut as RL samples and cuts them, and judged."""
+    by_id, config = {p.id: p for p in prompts}, run.config
     fresh = here.by(config.generation_batch).each(
-        "rewarded",
+        name,
         prompts,
         lambda part: respond(part, policy.model, config.rl.sampling, config.seed, r),
         lambda row: Response.join(row, by_id),
     )
-    after = judge_all(run, here, policy, fresh, r, "rewarded-verdicts")
+    return judge_all(run, here, policy, fresh, r, f"{name}-verdicts")
+
+
+def look_for_hacking(
+    run: Run,
+    here: Store,
+    policy: Policy,
+    before: Sequence[Verdict],
+    after: Sequence[Verdict],
+    pairs: Sequence[Preference],
+    r: int,
+) -> None:
+    """Whether the judge agrees that answers became better, where a model that was trained on preferences says so."""
 
     def make() -> dict[str, object]:
-        return check_reward(before, after, reward_for(run, here, policy, pairs, r), config.seed).row()
+        return check_reward(before, after, reward_for(run, here, policy, pairs, r), run.config.seed).row()
 
     if RewardCheck.model_validate(here.once("reward-check", make)).hacked:
         run.store.event("reward hacking", round=r)

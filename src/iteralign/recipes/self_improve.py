@@ -27,6 +27,12 @@ def self_improve(run: Run) -> Outcome:
     config, now = run.config, Standing(run.base)
     if not run.constitution.principles:
         raise ConfigError("the recipe self_improve works under given principles: name a file with `constitution`")
+    sides = run.prompts[VALIDATION]
+    if not (config.prompts.validation and sides.red_team and sides.harmless):
+        raise ConfigError(
+            "the recipe self_improve goes by its quality on validation prompts of both sides: set prompts.validation, and name "
+            "harmless prompts beside the red-team ones"
+        )
     evaluate(run, now.policy, "base")
     curve, policies, stopped = [measure(run, run.base, None)], [run.base], None
     points = [point(run, run.base, curve[0], None)]
@@ -37,8 +43,9 @@ def self_improve(run: Run) -> Outcome:
         points.append(point(run, now.policy, curve[-1], r))
         said = course(curve, config.self_improve, config.seed)
         run.store.event("quality", round=r, curve=[q.value for q in curve], best=said.best, warning=said.warning)
-        write_text(run.store.path("curve.json"), Curve(points=tuple(points), best=said.best).model_dump_json(indent=1))
         stopped = now.stopped or (f"round {r}: {said.stop}" if said.stop else None)
+        made = Curve(points=tuple(points), best=said.best, warning=said.warning, stopped=stopped)
+        write_text(run.store.path("curve.json"), made.model_dump_json(indent=1))
         if stopped:
             break
     best = policies[course(curve, config.self_improve, config.seed).best]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from iteralign.config import ReviseConfig
 from iteralign.constitutions import constitution_yaml
+from iteralign.errors import NothingFits
 from iteralign.evals.gates import Gate, figures_of, refitted, search, stop_if_unjudged, too_many_unjudged
 from iteralign.evals.protected import decontaminated
 from iteralign.evals.suite import evaluate_round, gate_round, on_validation
@@ -179,7 +180,7 @@ def revised_pairs(
 def refusals(run: Run, here: Store, policy: Policy, good: Sequence[Verdict], r: int) -> list[Revision]:
     """What the policy says to harmless prompts when it is asked as it is for revisions of harmful ones; good answers
     have nothing to be checked or criticised."""
-    once = {"candidates": 1, "max_principles": 1, "draws": None, "check": False, "critique": False, "verify": True}
+    once = {"candidates": 1, "max_principles": 1, "draws": None, "check": False, "critique": False, "accept": "passing"}
     config = run.config.revise.model_copy(update=once)
     return rewrite(run, here, policy, good, [DECLINE], r, "refusals", config, as_kind="decline")
 
@@ -199,10 +200,16 @@ def learn(
     config, before = run.config, now.policy
     by = by or config.learn
     candidate = fine_tune(run, here, before, rows, r) if "sft" in by else before
-    if "dpo" in by and pairs:
-        candidate = fine_tune_on_pairs(run, here, candidate, pairs, r)
-    if "rl" in by:
-        candidate = reinforce(run, here, candidate, round_prompts(run, here, r), pairs, r)
+    try:
+        if "dpo" in by and pairs:
+            candidate = fine_tune_on_pairs(run, here, candidate, pairs, r)
+        if "rl" in by:
+            candidate = reinforce(run, here, candidate, round_prompts(run, here, r), pairs, r)
+    except NothingFits as error:  # no mistake that another start would mend: the round has no pairs
+        reason = str(error)
+        run.store.event("no pairs", round=r, **here.once("no-pairs", lambda: {"reason": reason}))
+        if candidate is before:
+            return now
     candidate, gate = pass_gate(run, here, before, candidate)
     if gate.kept:
         drop_checkpoints(here, keep=candidate)

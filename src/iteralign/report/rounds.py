@@ -172,6 +172,8 @@ def state_of(
     if unjudged > config.gates.max_unjudged * len(verdicts):
         bound = f"at most {config.gates.max_unjudged:.0%} is allowed; nothing was trained on them, and the same command asks the judge again"
         return "stopped", (f"{unjudged} of {len(verdicts)} responses could not be judged ({bound})",)
+    if refused := stage_tree(place, "no-pairs"):
+        return "no pairs", (refused["reason"],)
     if config.recipe == "iteralign" and not any(v.label == "fails" for v in verdicts):
         return "no failures", ()
     if config.learn != "sft" and done(place, "preferences") and not stage_rows(place, "preferences"):

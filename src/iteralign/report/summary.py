@@ -101,13 +101,14 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     measures, incomparable = read_measures(folder, seed)
     changed, differing = read_changed(folder), disagreements(measures)
     rounds = read_rounds(folder, config, prompts)
-    roles, stopped = read_roles(folder, config), stop_reason(rounds, config.gates)
+    curve = read_curve(folder)
+    roles, stopped = read_roles(folder, config), stop_reason(rounds, config.gates) or (curve.stopped if curve else None)
     base, final = (read_verdicts(folder / "evals" / name, prompts) for name in ("base", "final"))
     missing = (*unfinished(folder, config, rounds, stopped), *incomparable, *problems)
     nothing = nothing_changed(measures, changed, rounds)
     constitution = read_constitution(folder, config, full)
     kept = [r for r in rounds if r.state == "kept"]
-    curve, calibrations = read_curve(folder), {role: calibration_in(folder, role) for role in ("judge", "evaluator")}
+    calibrations = {role: calibration_in(folder, role) for role in ("judge", "evaluator")}
     calibration = calibrations["evaluator"]
     checkpoint = checkpoint_folder(folder, kept[-1]) if kept else None
     return Summary(
@@ -116,7 +117,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         config_text=config_text,
         full=full,
         roles=roles,
-        warnings=warnings(roles, stopped, nothing, missing),
+        warnings=(*warnings(roles, stopped, nothing, missing), *([curve.warning] if curve and curve.warning else [])),
         notes=notes(measures, changed, rounds, config, calibrations),
         sentences=(
             asked(config, roles, rounds),

@@ -196,7 +196,7 @@ def mended(rounds: Sequence[Round]) -> Table:
         for r in rounds
         if r.judged
     ]
-    return Table(("Round", "Failed", "Mended", "New principles", "Training rows", "Came of it"), rows)
+    return Table(("Round", "Failed", "Mended", "New principles", "Rows and pairs", "Came of it"), rows)
 
 
 def figure_cells(figure: Figure) -> tuple[str, str, str, str]:

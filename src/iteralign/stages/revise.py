@@ -159,7 +159,7 @@ def malformed(reply: Reply, config: ReviseConfig) -> str | None:
 
 
 def verify(drafts: Sequence[Draft], judge: Judge, policy_name: str, config: ReviseConfig) -> list[Revision]:
-    """The judge rules on every well-formed draft; with `verify` off all that are well formed are accepted.
+    """The judge rules on every well-formed draft; with `accept: all` all that are well formed are accepted.
 
     `keep: best` accepts the surest passing candidate of a failure, `all` every passing one.
     """
@@ -168,8 +168,9 @@ def verify(drafts: Sequence[Draft], judge: Judge, policy_name: str, config: Revi
     responses = [
         Response(prompt=drafts[i].failure.response.prompt, reply=drafts[i].reply, policy=policy_name) for i in sound
     ]
-    verdicts = dict(zip(sound, judge(responses), strict=True)) if config.verify else {}
-    passing = [i for i in sound if not config.verify or verdicts[i].label == "passes"]
+    judged = config.accept == "passing"
+    verdicts = dict(zip(sound, judge(responses), strict=True)) if judged else {}
+    passing = [i for i in sound if not judged or verdicts[i].label == "passes"]
     if config.keep == "best":
         best: dict[str, int] = {}
         for i in passing:

@@ -14,7 +14,7 @@ from trl.trainer.dpo_config import DPOConfig as TRLConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from iteralign.config import DPOConfig
-from iteralign.errors import ModelError
+from iteralign.errors import ModelError, NothingFits
 from iteralign.models.decoding import TorchModel
 from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import fill, load_weights
@@ -53,7 +53,7 @@ def dpo(
     both = [*pairs, *deepened_pairs(pairs, config.deepen, seed)]
     encoded = encode_pairs(both, engine.format, config.max_length, config.answer_tokens)
     if not encoded.rows:
-        raise ModelError(
+        raise NothingFits(
             f"none of {len(pairs)} pairs fits dpo.max_length {config.max_length} with two different answers: raise it"
         )
     fill(engine.module, load_weights(reference))

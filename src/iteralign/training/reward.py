@@ -19,7 +19,7 @@ from trl.trainer.reward_config import RewardConfig as TRLConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from iteralign.config import RewardConfig
-from iteralign.errors import ModelError
+from iteralign.errors import ModelError, NothingFits
 from iteralign.models.chat import ChatFormat
 from iteralign.models.decoding import TorchModel
 from iteralign.models.seq2seq import Seq2SeqModel
@@ -119,7 +119,7 @@ def train_reward(
     learnt, kept = held_out(pairs, config.held_out, seed)
     rows, others = (encode_pairs(p, engine.format, config.max_length) for p in (learnt, kept))
     if not rows.rows:
-        raise ModelError(
+        raise NothingFits(
             f"none of {len(learnt)} pairs fits reward.max_length {config.max_length} with two different answers: raise it"
         )
     set_seed(seed % 2**32)

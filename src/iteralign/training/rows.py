@@ -62,7 +62,9 @@ def choose_rows(
 
 def deepened(rows: Sequence[Row], revisions: Sequence[Revision], config: DeepenConfig, seed: int) -> list[Row]:
     """Rows that begin as the failing answer did, and then turn back to the accepted revision."""
-    failing = {r.origin.prompt.id: r.origin.reply.text for r in revisions}
+    failing = {
+        r.origin.prompt.id: r.origin.reply.text for r in revisions if r.before is None or r.before.label == "fails"
+    }
     own = [r for r in rows if r.origin == "revision" and r.wants == "decline" and failing.get(r.prompt)]
     draw = random.Random(seed)
     chosen = draw.sample(own, round_half(config.share * len(own)))
