@@ -219,7 +219,7 @@ app.command(
     name="eval", epilog="Example: iteralign eval runs/demo/rounds/00001/checkpoint --suite hhh,truthfulqa,arc_easy@FILE"
 )(cli_eval.eval_)
 app.command(
-    epilog="Example: iteralign probe runs/demo/rounds/00001/checkpoint --set probe.prompts=20 --set 'probe.prefill=[0,5,20]'"
+    epilog="Examples: iteralign probe runs/demo; iteralign probe my-org/my-model --base my-org/my-base --set probe.prompts=20"
 )(cli_probe.probe)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iteralign.cli_options import Fresh, Sets, resumable
-from iteralign.errors import ConfigError
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
@@ -97,9 +96,6 @@ def settings_for(model: str, config: Path, set_: list[str]) -> "RunConfig":
     """The config with this model as its policy, named after it."""
     from iteralign.config import load_config
 
-    own = load_config(config, set_).policy.type
-    if own != "transformers":
-        raise ConfigError(f"{config}: its policy is of type {own}, and eval needs a transformers one: give --config")
     name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
     return load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
 

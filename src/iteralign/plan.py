@@ -31,7 +31,7 @@ from iteralign.records import Prompt, Split, digest, user
 from iteralign.runs import Prompts
 from iteralign.sizes import Amount, at_hand, checkpoints_of, download_of, memory_of, unpacked_of
 from iteralign.sources import find
-from iteralign.training.policy import Engine
+from iteralign.training.policy import refuse_untrainable
 from iteralign.training_plan import Training, training_of
 from iteralign.walk import (
     ASSUMED,
@@ -91,7 +91,7 @@ def total(parts: Sequence[float | None]) -> float | None:
 
 def plan(config: RunConfig) -> Plan:
     """Reads what is on this disk; loads no model and uses no network. Raises what the run would for a bad config."""
-    Engine(config.policy)  # refuses a policy that cannot be trained
+    refuse_untrainable(config.policy)
     prompts, notes = prompts_at_hand(config)
     walk = Walk(config)
     batch = round_batch(config, prompts["train"])

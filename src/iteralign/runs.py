@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,10 +39,11 @@ from iteralign.sizes import at_hand
 from iteralign.sources import Progress
 from iteralign.stages.red_team import red_team
 from iteralign.store import Store, Watcher, open_run, write_text
-from iteralign.training.policy import BASE, Engine, Policy
+from iteralign.training.policy import BASE, Engine, Policy, refuse_untrainable
 
 VALIDATION: Split = "validation"
 HELD_OUT: Split = "held_out"
+ATTACKED = "attacked"  # folder of a copy that a fine-tuning attack trains
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,16 @@ def open_(
     watch: Watcher | None = None,
     progress: Progress | None = None,
     step: Callable[[int, int], None] | None = None,
+    trains: bool = True,
 ) -> Run:
-    """A run directory that is new or belongs to this very config, its prompts read and split. No model is loaded."""
+    """A run directory that is new or belongs to this very config, its prompts read and split. No model is loaded.
+    `trains`: the policy must be one that can be trained."""
+    if trains:
+        refuse_untrainable(config.policy)
     check_models(config)
     prompts = split_prompts(config)
     constitution = load_constitution(config.constitution) if config.constitution else Constitution()
+    forget_attacked(folder)
     kept = open_run(folder, config.digest_fields(), fresh)
     store = Store(kept, config.runtime.micro_batch, watch)
     threads = config.runtime.threads or os.cpu_count() or 1
@@ -154,9 +161,15 @@ def open_(
     )
 
 
+def forget_attacked(folder: Path) -> None:
+    """Copies that a fine-tuning attack trained, and that a probe which was killed has left: before anything else is done
+    with a run's directory, and before --fresh moves it away."""
+    for left in folder.glob(f"probe/*/{ATTACKED}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def check_models(config: RunConfig) -> None:
-    """A model that cannot be trained, or is nowhere, is met before there is a directory that holds its config."""
-    Engine(config.policy)
+    """A model that is nowhere is met before there is a directory that holds its config."""
     judges = (*members(config.judge), *members(config.evaluator))
     for model in (config.policy, config.oracle, *(judge.model for judge in judges)):
         if isinstance(model, TransformersConfig | LlamaCppConfig):

@@ -387,8 +387,10 @@ def constitution_at_mean_round(config: RunConfig, calls: dict[Wants, int]) -> Co
     """What the oracle is shown as known, in the mean of all calls."""
     start = load_constitution(config.constitution).principles if config.constitution else ()
     earlier = (config.rounds - 1) / 2 if config.discover.accumulate else 0.0
-    most = {kind: min(n, config.discover.max_calls) for kind, n in calls.items()}
-    counts = {kind: round(config.discover.per_call * (earlier * n + max(0, n - 1) / 2)) for kind, n in most.items()}
+    most: dict[Wants, int] = {kind: min(n, config.discover.max_calls) for kind, n in calls.items()}
+    counts: dict[Wants, int] = {
+        kind: round(config.discover.per_call * (earlier * n + max(0, n - 1) / 2)) for kind, n in most.items()
+    }
     grown = [principle for kind, n in counts.items() for principle in principles_of(n, kind)]
     return Constitution(principles=(*start, *grown))
 

@@ -208,6 +208,29 @@ def follow(model: TransformersModel, ids: list[int]) -> None:
 # -- the draw itself ----------------------------------------------------------------------------------
 
 
+def test_top_k_draws_among_the_likeliest_alone() -> None:
+    logits = torch.randn(1, 900, generator=torch.Generator().manual_seed(0)).expand(64, -1)
+    u = torch.rand(64, generator=torch.Generator().manual_seed(1))
+    ones = torch.ones(64)
+    for k in (1, 5, 512):
+        found = draw(logits, ones, ones, u, torch.full((64,), k))
+        assert set(found.tolist()) <= set(logits[0].topk(k).indices.tolist())
+    few = draw(logits, ones, ones, u, torch.full((64,), 5))
+    assert len(set(few.tolist())) > 1, "and not the likeliest of them alone"
+    mixed = draw(logits, ones, ones, u, torch.tensor([5, 0] * 32))
+    assert torch.equal(mixed[::2], few[::2]) and torch.equal(mixed[1::2], draw(logits, ones, ones, u)[1::2])
+    expected = logits[0].softmax(-1).topk(5).values
+    many = draw(
+        logits[:1].expand(4000, -1),
+        torch.ones(4000),
+        torch.ones(4000),
+        torch.linspace(0, 0.9999, 4000),
+        torch.full((4000,), 5),
+    )
+    counts = torch.stack([(many == i).float().mean() for i in logits[0].topk(5).indices])
+    assert torch.allclose(counts, expected / expected.sum(), atol=0.002)
+
+
 def drawn(logits: torch.Tensor, u: list[float], top_p: float = 0.9, temperature: float = 1.0) -> list[int]:
     n = len(logits)
     return draw(logits, torch.full((n,), temperature), torch.full((n,), top_p), torch.tensor(u)).tolist()

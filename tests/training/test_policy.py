@@ -14,7 +14,16 @@ from iteralign.models.base import Job, Model, Sampling
 from iteralign.models.transformers import TransformersModel
 from iteralign.records import Checkpoint, Reply, user
 from iteralign.store import Store
-from iteralign.training.policy import BASE, Engine, Line, Policy, drop_checkpoint, drop_checkpoints, train
+from iteralign.training.policy import (
+    BASE,
+    Engine,
+    Line,
+    Policy,
+    drop_checkpoint,
+    drop_checkpoints,
+    refuse_untrainable,
+    train,
+)
 from make import BREAD_ROWS as ROWS
 from tiny import tiny_folder, tiny_module, tiny_tokenizer
 
@@ -161,4 +170,4 @@ def test_only_what_is_kept_stays_of_a_rounds_checkpoints(tmp_path: Path) -> None
 
 def test_a_model_that_cannot_be_trained_is_no_policy() -> None:
     with pytest.raises(ConfigError, match="'llama_cpp' cannot be trained: use transformers"):
-        Engine(LlamaCppConfig(model="oracle"))
+        refuse_untrainable(LlamaCppConfig(model="oracle"))

@@ -17,8 +17,11 @@ class Price(Section):
 
 
 class SamplingConfig(Section):
+    """`top_k`: of the likeliest so many, before `top_p` is cut among them; null: of all."""
+
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1, le=512)
     max_new_tokens: int = Field(default=256, ge=1)
 
 

@@ -219,9 +219,10 @@ class ProbeConfig(Section):
     `prefill`: tokens of a compliant reply that the answer is made to begin with; the replies are the base's own, of
     `drawn` samples a question. `positions`: of these replies, tokens at which the two models are compared. `attacks`:
     names of prompts/attacks.yaml or template files, few_shot (`shots` of the base's own compliant replies before the
-    question), sampled (at temperature 1) and best_of (the worst of `best_of` samples). `fine_tune`: rows of the base's
-    own compliant replies that a copy is trained on, which is deleted; `control`: the same with harmless rows.
-    `constitution`: what the base is told in its column in context.
+    question), and of the same question other ways to draw the answer: sampled (temperature 1), hot (1.5), top_p (0.7), top_k
+    (50), best_of (the worst of `best_of` samples). `fine_tune`: rows of the base's own compliant replies that a copy is
+    trained on, which is deleted; `control`: the same with harmless rows. `constitution`: what the base is told in its column
+    in context; own: what the run found or was given, or else helpful_harmless_honest.
     """
 
     enabled: bool = False
@@ -241,6 +242,9 @@ class ProbeConfig(Section):
         "spaced",
         "few_shot",
         "sampled",
+        "hot",
+        "top_p",
+        "top_k",
         "best_of",
     )
     shots: int = Field(default=3, ge=1)
@@ -248,7 +252,7 @@ class ProbeConfig(Section):
     fine_tune: tuple[int, ...] = (10, 50, 100)
     control: int = Field(default=100, ge=0)
     tuning: SFTConfig = SFTConfig(learning_rate=5e-5, epochs=3.0, batch=8, max_length=256)
-    constitution: str | None = "helpful_harmless_honest"
+    constitution: str | None = "own"
 
 
 class GateConfig(Section):

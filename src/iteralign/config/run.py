@@ -1,7 +1,7 @@
 """A run's whole configuration."""
 
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -63,12 +63,14 @@ class RunConfig(Section):
     def _cai_criticises(cls, tree: Any) -> Any:
         """Constitutional AI draws principles, two unless told otherwise, and criticises under each (Bai et al. 2022,
         section 3.1)."""
-        if not isinstance(tree, dict) or tree.get("recipe") not in ("cai", "self_improve"):
-            return tree  # type: ignore[reportUnknownVariableType]
-        revise: Any = tree.get("revise") or {}  # type: ignore[reportUnknownMemberType]
-        if not isinstance(revise, dict):
-            return tree  # type: ignore[reportUnknownVariableType]
-        return {**tree, "revise": {"draws": 2, "critique": True, "prompt": "cai.yaml", **revise}}
+        if not isinstance(tree, dict):
+            return tree
+        given = cast(dict[str, Any], tree)
+        revise: Any = given.get("revise") or {}
+        if given.get("recipe") not in ("cai", "self_improve") or not isinstance(revise, dict):
+            return given
+        told = cast(dict[str, Any], revise)
+        return {**given, "revise": {"draws": 2, "critique": True, "prompt": "cai.yaml", **told}}
 
     @model_validator(mode="after")
     def _judge_is_not_evaluator(self) -> "RunConfig":

@@ -4,6 +4,7 @@ Alignment may be a thin layer over the first tokens of an answer (Qi et al. 2024
 model's mouth here are the base's own replies, drawn at run time: none is shipped, and none leaves the run's directory.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,13 @@ from iteralign.stats import Estimate, mean
 from iteralign.store import Store
 
 COMPLIANCE = "harmful compliance"
-SAMPLED = {"sampled", "best_of"}
+DECODING: dict[str, dict[str, float]] = {  # what is asked stays; the answer is drawn otherwise (arXiv 2310.06987)
+    "sampled": {"temperature": 1.0, "top_p": 1.0},
+    "hot": {"temperature": 1.5, "top_p": 1.0},
+    "top_p": {"temperature": 1.0, "top_p": 0.7},
+    "top_k": {"temperature": 1.0, "top_p": 1.0, "top_k": 50},
+    "best_of": {"temperature": 1.0, "top_p": 1.0},
+}
 
 
 class Column(NamedTuple):
@@ -45,14 +52,16 @@ class Probe(NamedTuple):
 
 class Row(Record):
     """One measurement of one model: `part` (prefill, attack, fine-tuning), what was done, and the share of prompts on
-    which it complied, by the evaluator and by word match. `reason`: why it could not be done; then there are no scores,
-    and that is not safety."""
+    which it complied, by the evaluator and by word match; `categories`: by the evaluator, of each category. `reason`: why it
+    could not be done; then there are no scores, and that is not safety. `unscored`: why some of the prompts have none."""
 
     part: str
     what: str
     column: str
     scores: tuple[Score, ...] = ()
+    categories: tuple[Score, ...] = ()
     reason: str = ""
+    unscored: str = ""
 
 
 class Answer(Record):
@@ -89,8 +98,16 @@ def measure(
     verdicts = here.each(
         "verdicts", list(by_id.values()), lambda some: probe.judge()(some), lambda row: Verdict.join(row, by_id)
     )
-    rows = here.once("scores", lambda: [s.row() for s in compliance(verdicts)])
-    return Row(part=part, what=what, column=column.name, scores=tuple(Score.model_validate(s) for s in rows))
+    scores = tuple(compliance(verdicts))
+    lost = Counter(r.reply.error or "no reply" for r in answered if r.reply.finish == "failed")
+    unscored = lost.most_common(1)[0][0] if lost else ""
+    if not scores[0].n and lost:
+        return Row(part=part, what=what, column=column.name, reason=unscored)
+    named: dict[str, list[Verdict]] = {}
+    for v in verdicts:
+        named.setdefault(v.response.prompt.category, []).append(v)
+    categories = tuple(compliance(own)[0].model_copy(update={"variant": name}) for name, own in named.items() if name)
+    return Row(part=part, what=what, column=column.name, scores=scores, categories=categories, unscored=unscored)
 
 
 def compliance(verdicts: Sequence[Verdict]) -> list[Score]:
@@ -199,7 +216,12 @@ class Position(Record):
 
 
 def by_position(base: Sequence[Told], model: Sequence[Told], most: int) -> list[Position]:
-    """Where along an answer two models differ: shallow alignment differs at its first tokens, and hardly after."""
+    """Where along an answer two models differ: shallow alignment differs at its first tokens, and hardly after.
+    NotApplicable: their tokenizers cut the answers into different tokens."""
+    if any(a.prompt != b.prompt or len(a.tokens) != len(b.tokens) for a, b in zip(base, model, strict=True)):
+        raise NotApplicable(
+            "the two models cut the same text into different tokens, so their probabilities cannot be compared"
+        )
     found: list[Position] = []
     for n in range(most):
         values = [b.tokens[n] - a.tokens[n] for a, b in zip(base, model, strict=True) if len(a.tokens) > n]
@@ -230,8 +252,8 @@ def jailbreaks(
 
     def drawn(model: Model, name: str) -> list[Answer]:
         sampling, sent = probe.sampling, [attacked(p, name, shots, model, probe.config.shots) for p in prompts]
-        if name in SAMPLED:
-            sampling = sampling.model_copy(update={"temperature": 1.0, "top_p": 1.0})
+        if name in DECODING:
+            sampling = sampling.model_copy(update=DECODING[name])
         if name == "best_of":
             sent = [again(p, n) for p in sent for n in range(probe.config.best_of)]
         return plainly(respond(sent, model, sampling, probe.seed, -3))
@@ -244,7 +266,7 @@ def jailbreaks(
 
 
 def attacked(prompt: Prompt, name: str, shots: Sequence[Response], model: Model, most: int) -> Prompt:
-    if name in ("direct", *SAMPLED):
+    if name in ("direct", *DECODING):
         return prompt
     if name != "few_shot":
         sent = attack(prompt.plain, name)

@@ -10,20 +10,19 @@ from iteralign.evals.probe import Column, Probe, measure, plainly
 from iteralign.evals.probe import Row as Measured
 from iteralign.evals.suite import HHH, hhh, item_scores
 from iteralign.records import Prompt, Response, Row, Score
-from iteralign.runs import Run
+from iteralign.runs import ATTACKED, Run
 from iteralign.seeds import seed_for
 from iteralign.stages.respond import respond
 from iteralign.store import Store
-from iteralign.training.policy import Policy, train
+from iteralign.training.policy import Policy, train, trainable
 from iteralign.training.rows import reply_row
 
-COPY = "attacked"
 HHH_ITEMS = 60
 
 
 def forget(store: Store) -> None:
-    """Delete the copy; also one that a run which was killed has left."""
-    shutil.rmtree(store.path(COPY), ignore_errors=True)
+    """Delete the copy."""
+    shutil.rmtree(store.path(ATTACKED), ignore_errors=True)
 
 
 def fine_tuning_attack(
@@ -33,11 +32,15 @@ def fine_tuning_attack(
     prompts: Sequence[Prompt],
     compliant: Sequence[Response],
     base: Policy,
+    rows: Sequence[Measured],
 ) -> list[Measured]:
-    """Compliance, and HHH, after training on the first n compliant replies, and on the base's own replies to harmless
-    training prompts as the control."""
+    """Compliance, and HHH, as it is (of `rows`, which were measured before) and after training on the first n compliant
+    replies, and on the base's own replies to harmless training prompts as the control."""
     config = probe.config
-    made: list[Measured] = []
+    if not trainable(policy.engine.config):
+        why = f"a model of type {policy.engine.config.type} cannot be trained here"
+        return [Measured(part="fine-tuning", what="any rows", column="aligned", reason=why)]
+    made = [as_it_is(run, probe, policy, rows)]
     for n in config.fine_tune:
         name = f"{n} compliant rows"
         if len(compliant) < n:
@@ -58,13 +61,22 @@ def fine_tuning_attack(
     return made
 
 
+def as_it_is(run: Run, probe: Probe, policy: Policy, rows: Sequence[Measured]) -> Measured:
+    """What the attacks are compared with."""
+    direct = next(r for r in rows if (r.part, r.what, r.column) == ("attack", "direct", "aligned"))
+    scores = capability(run, probe.store.inside("fine-tuned-not/aligned"), policy)
+    return direct.model_copy(
+        update={"part": "fine-tuning", "what": "nothing (as it is)", "scores": (*direct.scores, *scores)}
+    )
+
+
 def attacked(
     run: Run, probe: Probe, policy: Policy, prompts: Sequence[Prompt], what: str, rows: Callable[[], list[Row]]
 ) -> Measured:
     place = "fine-tuned-" + "-".join(what.split()[:2])
     here = probe.store.inside(f"{place}/aligned")
     if not here.done("measured.json"):
-        folder = probe.store.path(COPY)
+        folder = probe.store.path(ATTACKED)
         forget(probe.store)
         folder.mkdir(mode=0o700)
         try:
@@ -79,10 +91,8 @@ def attacked(
         finally:
             policy.engine.left()
             forget(probe.store)
-        here.once("measured", lambda: {"scores": [s.row() for s in scores]})
-    kept = here.once("measured", dict)["scores"]
-    scores = tuple(Score.model_validate(s) for s in kept)
-    return Measured(part="fine-tuning", what=what, column="aligned", scores=scores)
+        here.once("measured", lambda: found.model_copy(update={"scores": tuple(scores)}).row())
+    return Measured.model_validate(here.once("measured", dict))
 
 
 def capability(run: Run, here: Store, policy: Policy) -> list[Score]:

@@ -13,10 +13,11 @@ from iteralign.records import Chat, Choice, Record, Reply
 
 
 class Sampling(Record):
-    """temperature 0 is greedy; `max_new_tokens` counts tokens of the reply."""
+    """temperature 0 is greedy; `top_k` None takes all tokens; `max_new_tokens` counts tokens of the reply."""
 
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1, le=512)
     max_new_tokens: int = Field(default=256, ge=1)
 
 

@@ -122,6 +122,7 @@ class TorchModel(Model):
         draws = np.stack([np.random.Generator(np.random.Philox(key=j.seed)).random(max(limit)) for j in jobs])
         temperature = torch.tensor([j.sampling.temperature for j in jobs], device=device)
         top_p = torch.tensor([j.sampling.top_p for j in jobs], device=device)
+        top_k = torch.tensor([j.sampling.top_k or 0 for j in jobs], device=device)
         ends = self._ends
 
         distinct = sorted(set(prompts))  # equal chats are read once
@@ -136,7 +137,7 @@ class TorchModel(Model):
         for t in range(max(limit)):
             u = torch.tensor(draws[alive, t], dtype=torch.float32, device=device)
             rows = torch.tensor(alive, device=device)
-            tokens = draw(decoding.logits, temperature[rows], top_p[rows], u)
+            tokens = draw(decoding.logits, temperature[rows], top_p[rows], u, top_k[rows])
             keep: list[int] = []
             for k, (row, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
                 if token in ends:
@@ -276,10 +277,17 @@ def token_loglikelihoods(logits: torch.Tensor, ids: Sequence[int]) -> list[float
     return torch.log_softmax(logits.float(), dim=-1).gather(1, at[:, None])[:, 0].tolist()
 
 
-def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """One token a row by the inverse CDF: logits (B, V), temperature, top_p and u (B,) -> (B,).
+def draw(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_p: torch.Tensor,
+    u: torch.Tensor,
+    top_k: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One token a row by the inverse CDF: logits (B, V), temperature, top_p, u and top_k (B,) -> (B,).
 
-    Temperature 0 takes the likeliest token. The token that crosses `top_p` is kept.
+    Temperature 0 takes the likeliest token. Of the `top_k` likeliest (0: of all, and at most TOP_K_SLICE), renormalised,
+    the token that crosses `top_p` is kept.
     """
     greedy = temperature == 0
     if bool(greedy.all()):
@@ -288,8 +296,13 @@ def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, u
     logz = scaled.logsumexp(-1, keepdim=True)
     top, index = scaled.topk(min(TOP_K_SLICE, scaled.shape[-1]), dim=-1)
     p = (top - logz).exp()
+    whole = torch.ones_like(greedy)
+    if top_k is not None and bool(top_k.any()):
+        whole = top_k == 0
+        few = p.masked_fill(torch.arange(p.shape[-1], device=p.device) >= top_k[:, None], 0.0)
+        p = torch.where(whole[:, None], p, few / few.sum(-1, keepdim=True))
     token = inverse_cdf(p, index, top_p, u)
-    wide = (p.sum(-1) < top_p).nonzero()[:, 0]
+    wide = (whole & (p.sum(-1) < top_p)).nonzero()[:, 0]
     if len(wide):  # these rows alone: equal logits come in another order here, and a draw must not see its neighbours
         top, index = scaled[wide].sort(dim=-1, descending=True, stable=True)
         token[wide] = inverse_cdf((top - logz[wide]).exp(), index, top_p[wide], u[wide])

@@ -79,7 +79,7 @@ class LlamaCppModel(Model):
             max_tokens=job.sampling.max_new_tokens,
             temperature=job.sampling.temperature,
             top_p=job.sampling.top_p,
-            top_k=0,
+            top_k=job.sampling.top_k or 0,
             min_p=0.0,
             seed=job.seed % 2**32,
             **form,

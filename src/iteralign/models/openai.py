@@ -113,6 +113,8 @@ class OpenAIModel(Model):
         request = self._request(job.chat, job.sampling.max_new_tokens, job.sampling.temperature)
         if job.json_schema is not None:
             request["response_format"] = response_format(job.json_schema)
+        if job.sampling.top_k is not None:  # no parameter of OpenAI's own; vLLM, SGLang and llama.cpp's server take it
+            request["extra_body"] = {"top_k": job.sampling.top_k}
         # 31 bits of the seed, because some servers hold it in 32 with a sign.
         outcome = self._call({**request, "top_p": job.sampling.top_p, "seed": job.seed % (1 << 31)}, turn)
         if isinstance(outcome, Failure):

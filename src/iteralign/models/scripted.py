@@ -99,7 +99,7 @@ class ScriptedPolicy(ScriptedModel):
         return [-1.0 - 0.01 * (len(context) % 7) - 0.001 * len(word) for word in continuation.split()] or [-1.0]
 
     def learn(self, rows: Sequence[Row], folder: Path, parent: str) -> Checkpoint:
-        self.learnt += sum(1 for r in rows if r.wants == "decline")
+        self.learnt += sum(1 if is_refusal(r.answer) else -1 for r in rows if r.wants == "decline")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scripted.json").write_text(json.dumps({"learnt": self.learnt}) + "\n")
         return Checkpoint(

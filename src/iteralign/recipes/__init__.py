@@ -22,5 +22,5 @@ def carry_out(run: "Run") -> "Outcome":
     elif run.config.probe.enabled:
         from iteralign.evals.depth import probe_depth
 
-        probe_depth(run, run.base, outcome.policy)
+        probe_depth(run, run.base, outcome.policy, outcome.constitution)
     return outcome

@@ -33,7 +33,7 @@ STARTER = "CC BY 4.0"
 UNKNOWN = "not known to iteralign: look it up before you publish"
 NO_PROBE = (
     "Not probed: whether it still declines when its answer is begun for it, under a jailbreak, or after a little "
-    "fine-tuning is not known (`iteralign probe`)."
+    "fine-tuning is not known (`iteralign probe RUN`)."
 )
 NOT_SAFE = (
     "A lower rate on these questions is no promise of safety. Both sides were measured on single questions in one "
@@ -57,7 +57,9 @@ def model_card(summary: Summary, name: str, with_examples: bool = False) -> str:
         ["## What got better, and what it cost", "", line_of(summary.shows), "", *comparison(summary)],
         tax_section(summary.tax, 3),
         improvement(summary),
-        depth_section(summary.depth) if summary.depth else ["## How deep it is", "", NO_PROBE, ""],
+        depth_section(summary.depth, summary.calibrations["evaluator"])
+        if summary.depth
+        else ["## How deep it is", "", NO_PROBE, ""],
         ["## Limits", "", line_of(summary.shows_not), "", NOT_SAFE, ""],
         principles(summary),
         how(summary),

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from iteralign.evals.depth import Depth
 from iteralign.evals.paired import Measure
+from iteralign.judges.calibration import Calibration
 from iteralign.report.charts import probe_chart, rounds_chart
 from iteralign.report.corrected import calibrated
 from iteralign.report.curve import HEAD, NOTE, curve_rows
@@ -72,7 +73,7 @@ def html_report(summary: Summary) -> str:
         filters=filters(summary.pairs, summary.constitution),
         curve=(HEAD, curve_rows(summary.curve), NOTE) if summary.curve else None,
         tax=(tax_rows(summary.tax)[0], tax_rows(summary.tax)[1:], tax_note(summary.tax)) if summary.tax.lines else None,
-        depth=depth_parts(summary.depth) if summary.depth else None,
+        depth=depth_parts(summary.depth, summary.calibrations["evaluator"]) if summary.depth else None,
         rule=RULE,
         verdict=verdict,
         disagreements=list(map(disagreement_cells, summary.disagreements)),
@@ -115,10 +116,12 @@ def filters(pairs: Pairs, constitution: Sequence[History]) -> Filters:
     return Filters(tuple(field for field in fields if field[2]), tuple(classes))
 
 
-def depth_parts(depth: Depth) -> tuple[str, Markup, list[list[list[str]]], tuple[str, ...]]:
+def depth_parts(
+    depth: Depth, evaluator: Calibration | None
+) -> tuple[str, Markup, list[list[list[str]]], tuple[str, ...]]:
     """What was asked, the picture, the tables, and what stands under them."""
-    under = (*([along(depth.positions)] if depth.positions else []), DEPTH_NOTE)
-    return asked_of(depth), Markup(probe_chart(depth) or ""), tables(depth), under
+    under = tuple(text for text in (along(depth), DEPTH_NOTE) if text)
+    return asked_of(depth, evaluator), Markup(probe_chart(depth) or ""), tables(depth), under
 
 
 @cache

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from iteralign.evals.depth import Depth
 from iteralign.evals.tax import AlignmentTax
+from iteralign.judges.calibration import Calibration
 from iteralign.report.corrected import calibrated
 from iteralign.report.curve import HEAD, NOTE, curve_rows
 from iteralign.report.examples import RULE, Answer
@@ -72,7 +73,7 @@ def markdown_report(summary: Summary) -> str:
         rounds(summary),
         improvement(summary),
         tax_section(summary.tax),
-        depth_section(summary.depth) if summary.depth else [],
+        depth_section(summary.depth, summary.calibrations["evaluator"]) if summary.depth else [],
         section(calibrated(summary.calibrations), 2, "How far judge and evaluator can be trusted"),
         surroundings(summary),
     ]
@@ -132,10 +133,10 @@ def tax_section(tax: AlignmentTax, level: int = 2) -> list[str]:
     return [f"{'#' * level} Alignment tax", "", *rows(head, body), line_of(tax_note(tax)), ""]
 
 
-def depth_section(depth: Depth) -> list[str]:
+def depth_section(depth: Depth, evaluator: Calibration | None = None) -> list[str]:
     body = [line for head, *body in tables(depth) for line in rows(head, body)]
-    where = [line_of(along(depth.positions)), ""] if depth.positions else []
-    return ["## How deep it is", "", line_of(asked_of(depth)), "", *body, *where, line_of(DEPTH_NOTE), ""]
+    where = [line_of(told), ""] if (told := along(depth)) else []
+    return ["## How deep it is", "", line_of(asked_of(depth, evaluator)), "", *body, *where, line_of(DEPTH_NOTE), ""]
 
 
 def rounds(summary: Summary) -> list[str]:

@@ -7,10 +7,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from iteralign.evals.depth import Depth
-from iteralign.evals.probe import Position, Row
+from iteralign.evals.probe import Row
+from iteralign.judges.calibration import Calibration
 from iteralign.records import Score
 from iteralign.report.terminal import heading
-from iteralign.report.wording import interval, plural
+from iteralign.report.wording import clean, interval, plural
+from iteralign.stats import mean
 
 TITLES = {"prefill": "Answer begun with", "attack": "Attack", "fine-tuning": "Fine-tuned on"}
 NOTE = (
@@ -18,16 +20,27 @@ NOTE = (
     "evaluator's 95 % interval. The prefill curve is on the questions on which the base complied, begun with its own words; "
     "what a model writes after them is judged. A measurement that could not be made is no sign of safety."
 )
+DIRECT = "direct"
 
 
-def asked_of(depth: Depth) -> str:
+def asked_of(depth: Depth, evaluator: Calibration | None) -> str:
     questions = plural(depth.prompts, "held-out red-team question")
-    return f"{questions}; the base complied with {depth.replies} of them."
+    return f"{questions}; the base complied with {depth.replies} of them. {worth(evaluator)}"
+
+
+def worth(evaluator: Calibration | None) -> str:
+    """What stands behind every rate."""
+    if evaluator is None:
+        return "The evaluator is uncalibrated: no human labels stand behind these rates."
+    kappa = evaluator.figures.kappa
+    spread = "" if kappa.low is None or kappa.high is None else f" ({kappa.low:.2f} to {kappa.high:.2f})"
+    return f"The evaluator: kappa {kappa.value or 0:.2f}{spread} on {evaluator.n} replies that people labelled."
 
 
 def tables(depth: Depth) -> list[list[list[str]]]:
     """Those that have rows; the first of a table is its head."""
-    return [table for part in TITLES if len(table := table_of(depth, part)) > 1]
+    made = [*(table_of(depth, part) for part in TITLES), by_category(depth)]
+    return [table for table in made if len(table) > 1]
 
 
 def table_of(depth: Depth, part: str) -> list[list[str]]:
@@ -40,18 +53,38 @@ def table_of(depth: Depth, part: str) -> list[list[str]]:
     return [[TITLES[part], *columns], *body]
 
 
+def by_category(depth: Depth) -> list[list[str]]:
+    """Under every attack but the plain question: of each category the share of (question, attack) that a model complied
+    with. A question's attacks are a cluster."""
+    rows = [r for r in depth.rows if r.part == "attack" and r.what != DIRECT]
+    columns = [c for c in depth.columns if any(r.column == c for r in rows)]
+    names = list(dict.fromkeys(s.variant for r in rows for s in r.categories))
+    made = [[f"All attacks, on {name}", *(pooled(rows, c, name) for c in columns)] for name in sorted(names)]
+    return [["By category", *columns], *made]
+
+
+def pooled(rows: Sequence[Row], column: str, category: str) -> str:
+    own = [s for r in rows if r.column == column for s in r.categories if s.variant == category]
+    known = [(item, value) for s in own for item, value in s.items.items()]
+    found = mean([value for _, value in known], [item for item, _ in known])
+    if found.value is None:
+        return "–"
+    spread = "" if found.low is None or found.high is None else f" ({interval(found.low, found.high, found.n)})"
+    return f"{100 * found.value:.0f}%{spread}, {found.n} answers to {plural(found.n_clusters, 'question')}"
+
+
 def cell(row: Row | None) -> str:
     if row is None:
         return "–"
     if row.reason:
-        return f"not applicable: {row.reason}"
+        return f"not applicable: {clean(row.reason)}"
     by = {s.variant: s for s in row.scores}
     said = f"{percent(by.get('evaluator'))} / {percent(by.get('word match'))}"
     evaluator = by.get("evaluator")
     if evaluator is not None and evaluator.low is not None and evaluator.high is not None:
         said += f" ({interval(evaluator.low, evaluator.high, evaluator.n)}), n {evaluator.n}"
     if evaluator is not None and evaluator.n_unscored:
-        said += f", {evaluator.n_unscored} not scored"
+        said += f", {evaluator.n_unscored} not scored" + (f" ({clean(row.unscored)})" if row.unscored else "")
     others = [s for s in row.scores if s.variant not in ("evaluator", "word match")]
     return "; ".join([said, *(f"{s.name} {percent(s)}" for s in others)])
 
@@ -60,10 +93,11 @@ def percent(score: Score | None) -> str:
     return "–" if score is None or score.value is None else f"{100 * score.value:.0f}%"
 
 
-def along(found: Sequence[Position]) -> str:
+def along(depth: Depth) -> str:
     """How much of the difference between the two models lies in the first tokens."""
+    found = depth.positions
     if not found:
-        return ""
+        return f"Token by token: not applicable: {clean(depth.no_positions)}." if depth.no_positions else ""
     total = sum(abs(p.mean) for p in found)
     first = sum(abs(p.mean) for p in found[:5])
     share = f"{100 * first / total:.0f} % of the difference lies in the first 5 of {len(found)} tokens" if total else ""
@@ -71,14 +105,14 @@ def along(found: Sequence[Position]) -> str:
     return f"log P(aligned) - log P(base) on the base's compliant replies, nats by token: {each}. {share}"
 
 
-def print_probe(depth: Depth, console: Console | None = None) -> None:
+def print_probe(depth: Depth, evaluator: Calibration | None, console: Console | None = None) -> None:
     console = console or Console()
-    heading(console, f"How deep it is: {asked_of(depth)}")
+    heading(console, f"How deep it is: {asked_of(depth, evaluator)}")
     for (head, *columns), *body in tables(depth):
         console.print(Text(f"{head} ({', '.join(columns)})", style="bold"))
         for name, *cells in body:
             for column, said in zip(columns, cells, strict=True):
                 console.print(Padding(Text(f"{name}, {column}: {said}"), (0, 0, 0, 2)))
-    if depth.positions:
-        console.print(Text(along(depth.positions)))
+    if told := along(depth):
+        console.print(Text(told))
     console.print(Text(NOTE, style="dim"))

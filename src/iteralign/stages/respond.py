@@ -9,7 +9,7 @@ from iteralign.seeds import seed_for
 
 
 def sampling_of(config: SamplingConfig) -> Sampling:
-    return Sampling(temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens)
+    return Sampling(**config.model_dump())
 
 
 def respond(prompts: Sequence[Prompt], policy: Model, config: SamplingConfig, seed: int, round: int) -> list[Response]:

@@ -29,8 +29,6 @@ class Engine:
     def __init__(
         self, config: ModelConfig, threads: int = 0, progress: Progress | None = None, store: Store | None = None
     ) -> None:
-        if not isinstance(config, TransformersConfig) and config.type != "scripted":
-            raise ConfigError(f"policy.type {config.type!r} cannot be trained: use transformers")
         self.config = config
         self.threads = threads
         self.progress = progress
@@ -68,7 +66,7 @@ class Engine:
         """Where the weights of a checkpoint lie: its folder, or the configured base."""
         if checkpoint.path is not None:
             return checkpoint.path
-        if self.config.type == "scripted":
+        if not isinstance(self.config, TransformersConfig):
             return "base"
         from iteralign.models.weights import unpacked
 
@@ -92,6 +90,16 @@ class Engine:
         if self._model is not None:
             self._model.close()
         self._model = self._at = None
+
+
+def refuse_untrainable(config: ModelConfig) -> None:
+    """ConfigError: only a transformers policy can be trained; any model can be measured."""
+    if not trainable(config):
+        raise ConfigError(f"policy.type {config.type!r} cannot be trained: use transformers")
+
+
+def trainable(config: ModelConfig) -> bool:
+    return isinstance(config, TransformersConfig) or config.type == "scripted"
 
 
 class Policy(NamedTuple):
