@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from iteralign.config import load_config
-from iteralign.errors import ConfigError, StoreError
-from iteralign.live import PROGRESS, Live, describe, follow
+from iteralign.errors import ConfigError, ModelError, StoreError, Waiting
+from iteralign.live import PROGRESS, Live, describe, follow, standing
 from iteralign.models.usage import Usage
 from iteralign.store import read_rows
 from iteralign.tracking import tracking
@@ -103,6 +105,62 @@ def test_a_run_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
         follow(tmp_path)
 
 
+def told(folder: Path, **more: object) -> None:
+    """A run of this very process that works."""
+    fields = {"pid": os.getpid(), "stage": "00000/trained", "total": 37, "done": 4, "speed": "120 tok/s $1.50"}
+    (folder / PROGRESS).write_text(json.dumps({**fields, "seconds_left": 62, "state": "working", **more}))
+
+
+class Watching(Live):
+    """Writes what comes next when it has been told what is."""
+
+    def __init__(self, folder: Path, then: list[dict[str, object]]) -> None:
+        super().__init__(plain=True)
+        self.place, self.then = folder, then
+
+    def advance(self, *asked: Any, **more: Any) -> None:
+        self._counted -= 60  # a line is due
+        super().advance(*asked, **more)
+        told(self.place, **self.then.pop(0))
+
+
+def test_who_watches_sees_speed_cost_and_time_left_and_a_training_that_counts_its_steps_late(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(tmp_path, total=1, done=0, speed="", seconds_left=None)
+    said = follow(tmp_path, Watching(tmp_path, [{}, {"state": "ended"}]), 0.0)
+    shown = capsys.readouterr().err
+    assert "round 0: fine-tuning: 1\n" in shown and "round 0: fine-tuning: 37 (4 kept from before)" in shown
+    assert "4/37 120 tok/s $1.50, about 62 s left" in shown and said.endswith("the run has ended")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "the run was stopped in round 0: judging; the same"),
+        (ModelError("no luck"), "the run was stopped in round 0: judging; the same"),
+        (Waiting("people"), "the run waits for people: iteralign review"),
+        (None, "the run has ended"),
+    ],
+)
+def test_who_watches_is_told_how_it_ended(error: BaseException | None, said: str, tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt, ModelError, Waiting), Live(plain=True, folder=tmp_path) as live:
+        live.stage("00000/verdicts", 10, 0)
+        if error:
+            raise error
+    assert said in follow(tmp_path, Live(plain=True))
+    with Live(plain=True, folder=tmp_path):
+        assert json.loads((tmp_path / PROGRESS).read_text())["state"] == "working", "the same run goes on"
+
+
+def test_no_harm_at_all_is_not_taken_for_an_unknown_figure(tmp_path: Path) -> None:
+    place = tmp_path / "rounds/00000"
+    place.mkdir(parents=True)
+    figures = {"harmful_compliance": 0.0, "harmful_compliance_words": 0.12, "benign_refusal_words": 0.05}
+    (place / "gate.json").write_text(json.dumps({"kept": True, "figures": figures}))
+    assert standing(tmp_path) == "round 0 kept: harmful compliance 0%, harmless refused 5%"
+
+
 def test_every_line_is_json_where_that_is_asked_for(tmp_path: Path) -> None:
     with start(tmp_path / "run", "--log-format", "json") as process:
         out, _ = process.communicate()
@@ -138,6 +196,15 @@ def test_numbers_and_no_text_go_to_a_tracker(tmp_path: Path) -> None:
     questions = {p["plain"][-1]["content"] for p in read_rows(tmp_path / "run/rounds/00000/prompts.jsonl")}
     told = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
     assert [q for q in questions if q.encode() in told] == []
+
+
+def test_principles_go_to_a_tracker_where_that_is_asked_for(tmp_path: Path) -> None:
+    asked = ("--set", "runtime.trackers=[tensorboard]", "--set", "runtime.tracker_texts=true")
+    with start(tmp_path / "run", *asked) as process:
+        process.communicate()
+    files = b"".join(path.read_bytes() for path in (tmp_path / "run/tracking").rglob("*") if path.is_file())
+    found = json.loads((tmp_path / "run/rounds/00001/principles.json").read_text())["constitution"]["principles"]
+    assert found and all(p["text"].encode() in files for p in found)
 
 
 def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from iteralign.errors import StoreError
+from iteralign.errors import StoreError, Waiting
 from iteralign.models.usage import Usage
 
 WORDS = {
@@ -49,6 +49,7 @@ WORDS = {
 
 PROGRESS = "progress.json"
 LogFormat = Literal["text", "json"]
+State = Literal["working", "ended", "waiting", "stopped"]
 
 
 class Live:
@@ -73,7 +74,7 @@ class Live:
         self.usage: Callable[[], Usage] = Usage  # what the models were asked so far
         self.ended: Callable[[str, float, Usage], None] | None = None  # told of every stage: its name, seconds, usage
         self._before = Usage()
-        self._name = ""
+        self._name = self._last = ""
         self._started = self._counted = time.monotonic()
         self._begin = 0
         self._total = 0
@@ -91,19 +92,21 @@ class Live:
             )
 
     def __enter__(self) -> "Live":
+        self._tell(0)  # who watches must not take what an earlier start has left for this one's
         if self._progress:
             self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.finish()
-        self._tell(0, ended=True)
+        self._tell(0, state="ended" if kind is None else "waiting" if issubclass(kind, Waiting) else "stopped")
         if self._progress:
             self._progress.stop()
 
     def stage(self, name: str, total: int, done: int) -> None:
         self.finish()
         self._name, self._total, self._begin = name, total, done
+        self._last = name
         self._started = self._counted = time.monotonic()
         self._before = self.usage()
         self._stand()
@@ -116,7 +119,8 @@ class Live:
             kept = f" ({done} kept from before)" if done else ""
             self._print(f"{describe(name)}: {total}{kept}", "stage", done=done)
 
-    def advance(self, name: str, done: int, tokens: int = 0) -> None:
+    def advance(self, name: str, done: int, tokens: int = 0, told: tuple[str, float] | None = None) -> None:
+        """`told`: speed and seconds left, by who knows better."""
         if name != self._name.rpartition("/")[2]:  # the end of a stage that held others: they have told all
             return
         now = time.monotonic()
@@ -124,6 +128,7 @@ class Live:
             f"{tokens / (now - self._started):.0f} tok/s" if tokens else rate(done - self._begin, now - self._started)
         ) + cost(self.usage())
         left = (now - self._started) / max(1, done - self._begin) * (self._total - done)
+        speed, left = told or (speed, left)
         self._tell(done, speed, left)
         if self._progress and self._task is not None:
             self._progress.update(self._task, completed=done, speed=speed)
@@ -160,14 +165,14 @@ class Live:
             if self.trackers and self.folder:
                 self.trackers(self.folder)
 
-    def _tell(self, done: int, speed: str = "", left: float | None = None, ended: bool = False) -> None:
+    def _tell(self, done: int, speed: str = "", left: float | None = None, state: State = "working") -> None:
         """At most twice a second, and whole: who reads it never finds a half of it."""
         now = time.monotonic()
         if self.folder is None or not self.folder.is_dir() or (left is not None and now - self._written < 0.5):
             return
         self._written = now
-        told = {"pid": os.getpid(), "stage": self._name, "total": self._total, "done": done, "speed": speed}
-        told |= {"seconds_left": None if left is None else round(left), "ended": ended, **self._dollars()}
+        told = {"pid": os.getpid(), "stage": self._last, "total": self._total, "done": done, "speed": speed}
+        told |= {"seconds_left": None if left is None else round(left), "state": state, **self._dollars()}
         beside = self.folder / (PROGRESS + ".new")
         try:
             beside.write_text(json.dumps(told))
@@ -192,7 +197,8 @@ def standing(folder: Path) -> str:
     parts: list[str] = []
     for gate in sorted(folder.glob("rounds/*/gate.json"))[-1:]:
         told = json.loads(gate.read_text())
-        by = ((name, told["figures"].get(name) or told["figures"].get(f"{name}_words")) for name in SIDES)
+        figures = told["figures"]
+        by = ((n, figures.get(f"{n}_words") if figures.get(n) is None else figures[n]) for n in SIDES)
         shares = ", ".join(f"{SIDES[name]} {value:.0%}" for name, value in by if value is not None)
         parts.append(f"round {int(gate.parent.name)} {'kept' if told['kept'] else 'rolled back'}: {shares}")
     for place in sorted(folder.glob("rounds/*/principles.json"))[-1:]:
@@ -249,7 +255,8 @@ def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
 
     Raises StoreError where no run has begun.
     """
-    path, shown = folder / PROGRESS, ""
+    path = folder / PROGRESS
+    shown: tuple[str, int] | None = None
     if not path.is_file():
         raise StoreError(
             f"{folder} holds no {PROGRESS}: no run works there. Start one: iteralign run CONFIG --run-dir {folder}"
@@ -258,14 +265,21 @@ def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
         said = ""
         while True:
             told = json.loads(path.read_text())
-            if told["ended"]:
+            if told["state"] == "ended":
                 return f"{folder}: the run has ended"
-            if not alive(told["pid"]):
-                return f"{folder}: the run was stopped in {describe(told['stage'])}; the same `iteralign run` goes on"
-            if told["stage"] != shown:
-                shown = told["stage"]
-                display.stage(shown, told["total"], told["done"])
-            display.advance(shown.rpartition("/")[2], told["done"])
+            if told["state"] == "waiting":
+                return f"{folder}: the run waits for people: iteralign review {folder}; then the same `iteralign run` goes on"
+            if told["state"] == "stopped" or not alive(told["pid"]):
+                where = f" in {describe(told['stage'])}" if told["stage"] else ""
+                return f"{folder}: the run was stopped{where}; the same `iteralign run` goes on"
+            if (
+                told["stage"] and (told["stage"], told["total"]) != shown
+            ):  # a training learns late how many steps it has
+                shown = (told["stage"], told["total"])
+                display.stage(*shown, told["done"])
+            if shown:
+                said_speed = told["speed"], told["seconds_left"] or 0.0
+                display.advance(told["stage"].rpartition("/")[2], told["done"], told=said_speed)
             if (now := standing(folder)) != said:
                 said = now
                 display.note(said)

@@ -1,4 +1,5 @@
-"""Numbers of a run, never texts, to TensorBoard, Weights & Biases, MLflow, Trackio, …: accelerate's trackers."""
+"""Numbers of a run to TensorBoard, Weights & Biases, MLflow, Trackio, …: accelerate's trackers. Of texts the principles, and
+those where it is asked for alone."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,13 @@ class Trackers:
     """Told of a run directory whenever something in it was finished, they log what is new there: step 0 is the untouched
     policy, step n the policy after round n - 1. They are begun when there is something to log, in its `tracking/`."""
 
-    def __init__(self, kinds: Sequence[Any], name: str) -> None:
-        self.kinds, self.name = kinds, name
+    def __init__(self, kinds: Sequence[Any], name: str, texts: bool) -> None:
+        self.kinds, self.name, self.texts = kinds, name, texts
         self.begun: list[Any] = []
         self.logged: set[tuple[int, str]] = set()
 
     def __call__(self, folder: Path) -> None:
-        for step, values in numbers(folder):
+        for step, values in [*numbers(folder), *(principles(folder) if self.texts else [])]:
             new = {name: value for name, value in values.items() if (step, name) not in self.logged}
             self.logged |= {(step, name) for name in new}
             for tracker in self._trackers(folder) if new else ():
@@ -53,7 +54,9 @@ def tracking(config: RunConfig, folder: Path) -> Iterator[Trackers | None]:
         if name not in there:
             raise ConfigError(f"runtime.trackers: {name} needs its package: pip install {name}")
     PartialState()  # accelerate's trackers ask it which process they are in
-    found = Trackers([LOGGER_TYPE_TO_CLASS[name] for name in config.runtime.trackers], config.name)
+    found = Trackers(
+        [LOGGER_TYPE_TO_CLASS[name] for name in config.runtime.trackers], config.name, config.runtime.tracker_texts
+    )
     try:
         yield found
     finally:
@@ -83,6 +86,16 @@ def numbers(folder: Path) -> list[tuple[int, dict[str, float]]]:
         told = {f"{s['name']} ({s['variant']})": s["value"] for s in scores if s["value"] is not None}
         found.append((step, told))
     return [(step, values) for step, values in found if values]
+
+
+def principles(folder: Path) -> list[tuple[int, dict[str, str]]]:
+    """The constitution after each round's discovery, a principle a line, by step."""
+    found: list[tuple[int, dict[str, str]]] = []
+    for place in sorted((folder / "rounds").glob("*")):
+        if (made := read(place / "principles.json")) is not None:
+            lines = "\n".join(f"- {p['text']}" for p in made["constitution"]["principles"])
+            found.append((int(place.name) + 1, {"constitution": lines}))
+    return found
 
 
 def read(path: Path) -> Any:

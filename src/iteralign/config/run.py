@@ -122,7 +122,7 @@ class RunConfig(Section):
 
     def digest_fields(self) -> dict[str, Any]:
         """What must be equal for a run directory to be continued: everything but the speed settings."""
-        return self.model_dump(mode="json", exclude={"runtime": {"threads", "trackers"}})
+        return self.model_dump(mode="json", exclude={"runtime": {"threads", "trackers", "tracker_texts"}})
 
 
 def share_question(judge: OneJudge, evaluator: OneJudge) -> bool:
