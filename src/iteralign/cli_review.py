@@ -1,5 +1,6 @@
 """`iteralign review`: the page where people rate answers and decide about principles; no logic of its own."""
 
+import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,22 @@ from iteralign.errors import ConfigError
 
 
 def review(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory of a finished run")],
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="directory of a finished run; or of an evaluation, with --beside")
+    ],
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="EVAL_DIR",
+            help="rate what two evaluations wrote, RUN_DIR's before and these after (truthfulqa_answers)",
+        ),
+    ] = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="ask the run's judge, too, to set it beside the people")
+    ] = False,
+    who: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="whose decisions yours are", show_default="your login")
+    ] = None,
     prompts: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="rate both answers to N held-out prompts", show_default="all")
     ] = None,
@@ -37,7 +53,7 @@ def review(
         ) from error
     from iteralign.review.serve import open_pages, serve, write_labels
 
-    pages = open_pages(run_dir, prompts)
+    pages = open_pages(run_dir, prompts, beside, judge, who or login())
     if export:
         rows, silent = write_labels(pages, export)
         typer.echo(
@@ -47,3 +63,10 @@ def review(
     for who in annotator or ():
         pages.book.invite(who)
     serve(pages, host, port, name or ())
+
+
+def login() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:  # a container's user may have no name
+        return "owner"

@@ -22,6 +22,7 @@ from iteralign.evals.xstest import exchanges, pair_scores, pairs
 from iteralign.recipes.iteralign import iteralign as iteralign_recipe
 from iteralign.records import Score, Verdict
 from iteralign.report import write_reports
+from iteralign.review.items import read_generated
 from iteralign.runs import Run, open_
 from iteralign.store import read_rows
 from make import prompt, response, small_hhh, verdict
@@ -316,6 +317,22 @@ def test_written_answers_are_judged_by_the_judges_that_the_user_names(tmp_path: 
     scores = measure(opened(tmp_path / "run"), asked)["truthfulqa_generation"]
     assert {s.name.partition("/")[0] for s in scores} == {"truthfulqa"} and len(scores) == 3
     assert all("uncalibrated" in s.variant and s.n + s.n_unscored == 2 for s in scores)
+
+
+def test_answers_that_people_are_to_rate_need_no_judge(tmp_path: Path) -> None:
+    path = tmp_path / "TruthfulQA.csv"
+    path.write_text("Type,Category,Question\nA,Law,What is a law?\nA,Food,What is bread?\nA,Food,What is salt?\n")
+    [score] = measure(opened(tmp_path / "run"), read_suites(f"truthfulqa_answers@{path}", 2, 0))["truthfulqa_answers"]
+    assert (score.n, score.value) == (2, 1.0)
+    kept = read_rows(tmp_path / "run/evals/truthfulqa_answers/items.jsonl")
+    assert len(kept) == 2 and all(row["answer"] and row["true"] is None for row in kept)
+    measure(opened(tmp_path / "other"), read_suites(f"truthfulqa_answers@{path}", 0, 0))
+    items = read_generated(tmp_path / "run", tmp_path / "other")
+    assert [i.side for i in items] == ["before", "before", "after", "after"] and len({i.prompt for i in items}) == 2
+    assert {i.question for i in items} <= {"What is a law?", "What is bread?", "What is salt?"}
+    assert {i.said for i in items} == {"unjudged"}
+    with pytest.raises(StoreError, match="holds no written answers: make some with iteralign eval"):
+        read_generated(tmp_path / "run", tmp_path)
 
 
 # -- in a run -------------------------------------------------------------------------------------------

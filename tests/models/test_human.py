@@ -38,7 +38,7 @@ def test_a_run_waits_for_its_principles_and_goes_on_with_them(tmp_path: Path) ->
     folder, sets = tmp_path / "run", ("oracle={type: human}", "rounds=1", "discover.max_calls=1")
     first = command(folder, *sets)
     assert first.returncode == 0
-    assert f"waiting for people (open questions: 1, in {folder}/people)" in first.stderr
+    assert f"waiting for principles (open questions: 1, in {folder}/people)" in first.stderr
     assert f"iteralign review {folder}" in first.stderr
     assert command(folder, *sets).returncode == 0 and len(read_questions(folder)) == 1
     pages = open_pages(folder)

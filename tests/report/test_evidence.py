@@ -92,6 +92,21 @@ def test_a_report_of_forty_thousand_prompts_stays_small_and_says_what_it_leaves_
     )
 
 
+def test_long_answers_leave_a_report_small(folder: Path) -> None:
+    """Angle brackets alone, which take four characters each in HTML."""
+    for side in ("base", "final"):
+        path = folder / "evals" / side / "responses.jsonl"
+        responses = read_rows(path)
+        write_rows(path, [{**r, "reply": {**r["reply"], "text": "<" * 40_000}} for r in responses])
+    for place in (folder / "rounds").iterdir():
+        responses = read_rows(place / "responses.jsonl")
+        write_rows(place / "responses.jsonl", [{**r, "reply": {**r["reply"], "text": "<" * 40_000}} for r in responses])
+    summary = write_reports(folder)
+    assert 0 < len(summary.pairs.shown) <= summary.pairs.total
+    assert summary.html.stat().st_size < 5_000_000
+    assert "more characters)" in summary.html.read_text()
+
+
 def test_scores_over_rounds_are_drawn_and_told(folder: Path) -> None:
     page = write_reports(folder).html.read_text()
     [label] = re.findall(

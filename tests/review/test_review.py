@@ -313,6 +313,65 @@ def test_decisions_make_the_next_constitution() -> None:
     assert decided(("up", ONE.id, ""), ("accept", "gone", "")) == [ONE.text, TWO.text]
 
 
+def test_a_principle_that_was_retired_and_added_again_can_be_retired_again() -> None:
+    again = [("retire", ONE.id, ""), ("add", "decline", ONE.text)]
+    assert decided(*again) == [ONE.text, TWO.text]
+    assert decided(*again, ("retire", ONE.id, "")) == [TWO.text]
+    assert decided(*again, ("edit", ONE.id, "Never help a thief.")) == ["Never help a thief.", TWO.text]
+
+
+def test_decisions_made_at_once_are_all_kept(client: TestClient, pages: Pages, tmp_path: Path) -> None:
+    owner = pages.book.owner
+    stamp = pages.book.stamp(owner)
+
+    def add(n: int) -> int:
+        form = {"action": "add", "principle": "decline", "text": f"Do not help with crime number {n}.", "stamp": stamp}
+        return client.post(f"/a/{owner}/principles", data=form).status_code
+
+    with ThreadPoolExecutor(10) as ten:
+        assert set(ten.map(add, range(30))) == {303}
+    written = load_constitution(str(tmp_path / "constitution-reviewed.yaml"))
+    assert {f"Do not help with crime number {n}." for n in range(30)} <= {p.text for p in written.principles}
+
+
+def test_who_decided_is_kept(folder: Path, tmp_path: Path) -> None:
+    opened = open_pages(folder, 4, who="Dr. Ngozi")
+    pages = Pages(
+        tmp_path, opened.items, opened.constitution, Book(tmp_path / "b.sqlite"), "http://127.0.0.1", opened.who
+    )
+    with TestClient(app_for(pages), base_url="http://127.0.0.1", follow_redirects=False) as client:
+        first = pages.constitution.principles[0].id
+        form = {"action": "retire", "principle": first, "stamp": pages.book.stamp(pages.book.owner)}
+        client.post(f"/a/{pages.book.owner}/principles", data=form)
+        assert "Dr. Ngozi: retire" in client.get(f"/a/{pages.book.owner}/principles").text
+
+
+def test_principles_can_be_reviewed_where_there_are_no_answers_to_rate(tmp_path: Path) -> None:
+    from iteralign import run as whole_run
+    from iteralign.config import load_config
+
+    scripted = Path(__file__).parents[2] / "configs/scripted.yaml"
+    whole_run(load_config(scripted, ["rounds=1", "evals.held_out=false"]), tmp_path / "run")
+    opened = open_pages(tmp_path / "run")
+    assert opened.items == [] and opened.constitution.principles
+    with TestClient(app_for(opened), base_url="http://127.0.0.1") as client:
+        assert opened.constitution.principles[0].text in client.get(f"/a/{opened.book.owner}/principles").text
+        assert client.get(f"/a/{opened.book.owner}").status_code == 200
+
+
+def test_the_runs_judge_is_set_beside_the_people_where_that_is_asked_for(folder: Path) -> None:
+    plain, judged = open_pages(folder, 10), open_pages(folder, 10, judge=True)
+    assert {i.judged for i in plain.items} == {None} and [i.id for i in plain.items] == [i.id for i in judged.items]
+    assert {i.judged for i in judged.items} <= {"passes", "fails", "unjudged"} and None not in {
+        i.judged for i in judged.items
+    }
+    said = [rating("Ann", i, "satisfactory" if i.judged == "passes" else "none") for i in judged.items]
+    found = results(judged.items, said)
+    assert found.judge.value == 1.0 and found.judge.n == sum(i.judged != "unjudged" for i in judged.items)
+    assert results(plain.items, said).judge.n == 0
+    assert (folder / "evals/review/verdicts.jsonl").is_file()
+
+
 def test_the_page_writes_a_constitution_that_a_run_takes(client: TestClient, pages: Pages, tmp_path: Path) -> None:
     owner = pages.book.owner
     first = pages.constitution.principles[0]

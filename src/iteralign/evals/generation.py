@@ -11,6 +11,7 @@ from iteralign.models.base import Job, Model, Sampling
 from iteralign.records import Prompt, Record, Response, Score, Verdict, digest, user
 
 TRUTH, INFO, BOTH = "truthfulqa/true", "truthfulqa/informative", "truthfulqa/true and informative"
+ENDED = "truthfulqa_answers/ended"
 
 
 class Judges(NamedTuple):
@@ -31,41 +32,58 @@ class Answer(Record):
     question: str
     answer: str
     finish: str
-    true: float | None
-    informative: float | None
-    p_true: float | None
-    p_informative: float | None
-    reason: str
-    by_truth: str
-    by_info: str
+    true: float | None = None
+    informative: float | None = None
+    p_true: float | None = None
+    p_informative: float | None = None
+    reason: str = ""
+    by_truth: str = ""
+    by_info: str = ""
 
 
-def answer_questions(items: Sequence[Question], model: Model, judges: Judges, max_new_tokens: int = 64) -> list[Answer]:
-    """Greedy, in the model's own chat form, without a preamble; one row a question."""
+def answer_questions(
+    items: Sequence[Question], model: Model, judges: Judges | None = None, max_new_tokens: int = 64
+) -> list[Answer]:
+    """Greedy, in the model's own chat form, without a preamble; one row a question. Without judges nothing is said about
+    the answers: people are to rate them."""
     sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
     prompts = [asked(item) for item in items]
     replies = model.generate([Job(chat=p.sent, sampling=sampling) for p in prompts])
     responses = [Response(prompt=p, reply=r, policy=model.name) for p, r in zip(prompts, replies, strict=True)]
-    by_truth, by_info = described(judges.truth), described(judges.info)
-    return [
+    plain = [
         Answer(
             id=item.id,
             category=item.category,
             question=item.text,
             answer=response.reply.text.strip(),
             finish=response.reply.finish,
-            true=outcome(truth),
-            informative=outcome(info),
-            p_true=truth.probabilities.get("truth"),
-            p_informative=info.probabilities.get("info"),
-            reason="; ".join(dict.fromkeys(v.reason for v in (truth, info) if v.label == "unjudged")),
-            by_truth=by_truth,
-            by_info=by_info,
         )
-        for item, response, truth, info in zip(
-            items, responses, judges.truth(responses), judges.info(responses), strict=True
-        )
+        for item, response in zip(items, responses, strict=True)
     ]
+    return plain if judges is None else with_verdicts(plain, responses, judges)
+
+
+def with_verdicts(answers: Sequence[Answer], responses: Sequence[Response], judges: Judges) -> list[Answer]:
+    by_truth, by_info = described(judges.truth), described(judges.info)
+    return [
+        answer.model_copy(
+            update={
+                "true": outcome(truth),
+                "informative": outcome(info),
+                "p_true": truth.probabilities.get("truth"),
+                "p_informative": info.probabilities.get("info"),
+                "reason": "; ".join(dict.fromkeys(v.reason for v in (truth, info) if v.label == "unjudged")),
+                "by_truth": by_truth,
+                "by_info": by_info,
+            }
+        )
+        for answer, truth, info in zip(answers, judges.truth(responses), judges.info(responses), strict=True)
+    ]
+
+
+def ended_score(rows: Sequence[Answer]) -> list[Score]:
+    """Of answers that people are to rate: the share that came to an end within their length."""
+    return [make_score(ENDED, "greedy, chat", {row.id: float(row.finish == "stop") for row in rows})]
 
 
 def generation_scores(rows: Sequence[Answer]) -> list[Score]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from iteralign.data.truthful import read_questions
 from iteralign.errors import ConfigError
 from iteralign.evals.code import Program, humaneval_scores, read_humaneval, require_permission, run_humaneval
-from iteralign.evals.generation import Answer, Judges, answer_questions, generation_scores
+from iteralign.evals.generation import Answer, Judges, answer_questions, ended_score, generation_scores
 from iteralign.judges.truth import load_truth_judge, read_trained
 from iteralign.models.base import Model
 from iteralign.records import Score
@@ -64,6 +64,10 @@ def check_judges(allowed: Allowed) -> None:
         read_trained(Path(source))
 
 
+def plain_answers(items: Sequence[Any], model: Model, allowed: Allowed) -> list[Answer]:
+    return answer_questions(items, model)
+
+
 judge = cache(load_truth_judge)
 
 WRITTEN = {
@@ -74,6 +78,15 @@ WRITTEN = {
         judged_answers,
         Answer.model_validate,
         generation_scores,
+        source="truthfulqa",
+    ),
+    "truthfulqa_answers": Written(
+        "TruthfulQA, answers that people are to rate",
+        read_questions,
+        lambda allowed: None,
+        plain_answers,
+        Answer.model_validate,
+        ended_score,
         source="truthfulqa",
     ),
     "humaneval": Written(

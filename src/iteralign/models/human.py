@@ -38,8 +38,9 @@ class HumanModel(Model):
     def _ask(self, questions: Sequence[tuple[Chat, tuple[str, ...]]]) -> list[str]:
         told = [self._told(chat, options) for chat, options in questions]
         if open_ := sum(answer is None for answer in told):
+            wanted = "people to decide" if any(options for _, options in questions) else "principles"
             raise Waiting(
-                f"waiting for people (open questions: {open_}, in {self.folder}). Answer them with `iteralign review "
+                f"waiting for {wanted} (open questions: {open_}, in {self.folder}). Answer them with `iteralign review "
                 f"{self.folder.parent}`, then give the same command again"
             )
         return [answer for answer in told if answer is not None]

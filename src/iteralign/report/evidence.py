@@ -35,7 +35,7 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class Evidence:
-    """At most `SHOWN` of `n_failures` distinct failures and of `n_rewritten` accepted revisions. `subjects`: side and
+    """Some of `n_failures` distinct failures and of `n_rewritten` accepted revisions. `subjects`: side and
     category of all the failures."""
 
     failures: tuple[Failure, ...] = ()
@@ -83,9 +83,9 @@ def made(before: Verdict, reply: dict[str, object], after: dict[str, object]) ->
 
 
 def evidence_of(
-    identity: str, ledger: Sequence[LedgerEntry], rounds: Sequence[RoundFiles], full: bool = False
+    identity: str, ledger: Sequence[LedgerEntry], rounds: Sequence[RoundFiles], full: bool = False, most: int = SHOWN
 ) -> Evidence:
-    """Of a principle, what was merged into it included. Harmful text is cut unless `full`."""
+    """Of a principle, what was merged into it included, at most `most` of each. Harmful text is cut unless `full`."""
     own = [e for e in ledger if identity in (e.principle, e.into)]
     met = {p: e.round for e in reversed(own) for p in e.evidence}
     failed = [
@@ -95,9 +95,9 @@ def evidence_of(
     ]
     rewritten = [(n, pair) for n, files in enumerate(rounds) for pair in files.revised.get(identity, [])]
     return Evidence(
-        failures=tuple(failure(r, verdict, full) for r, verdict in failed[:SHOWN]),
+        failures=tuple(failure(r, verdict, full) for r, verdict in failed[:most]),
         n_failures=len(met),
-        rewritten=tuple(changed(n, pair, full) for n, pair in rewritten[:SHOWN]),
+        rewritten=tuple(changed(n, pair, full) for n, pair in rewritten[:most]),
         n_rewritten=len(rewritten),
         subjects=frozenset(subject(verdict.response.prompt) for _, verdict in failed),
     )

@@ -1,5 +1,6 @@
 """Held-out answers before and after: how many differ, and three that are shown, chosen by a rule."""
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from iteralign.report.wording import clean, cut, shortened
 from iteralign.store import read_rows
 
 QUESTION_WORDS = 120
-MOST = 400  # pairs in a report, which has to stay small enough to be sent around
+MOST = 400  # pairs in a report, which has to stay small enough to be sent around:
+ROOM = 2_000_000  # characters of all of them as HTML
+ANSWER_CHARACTERS = 2_000  # of one answer
 RULE = (
     "Chosen by a fixed rule, not by hand: a harmful request that changed from complied to declined; a harmless one "
     "answered both times; and the worst change there is, or where nothing got worse a failure that remains. "
@@ -132,8 +135,14 @@ def paired(before: Sequence[Verdict], after: Sequence[Verdict]) -> list[Pair]:
 
 
 def sample_pairs(before: Sequence[Verdict], after: Sequence[Verdict], full: bool) -> Pairs:
-    pairs = paired(before, after)
-    return Pairs(tuple(example(" → ".join(p.outcomes), p, full) for p in pairs[:MOST]), len(pairs))
+    pairs, shown, room = paired(before, after), list[Example](), ROOM
+    for p in pairs[:MOST]:
+        made = example(" → ".join(p.outcomes), p, full)
+        room -= sum(len(html.escape(text)) for text in (made.question, made.before.text, made.after.text))
+        if room < 0 and not full:
+            break
+        shown.append(made)
+    return Pairs(tuple(shown), len(pairs))
 
 
 def choose_examples(before: Sequence[Verdict], after: Sequence[Verdict], full: bool) -> tuple[Example, ...]:
@@ -171,13 +180,18 @@ def subject(prompt: Prompt) -> str:
 def answer(verdict: Verdict, full: bool) -> Answer:
     text, hidden = clean(verdict.response.reply.text), may_be_harmful(verdict)
     return Answer(
-        text=cut(text) if hidden and not full else text.strip(),
+        text=text.strip() if full else cut(text) if hidden else limited(text.strip()),
         hidden=hidden,
         ended=verdict.response.reply.finish != "length",
         outcome=outcome(verdict),
         word_match=refuses(verdict.response.reply.text),
         reason=cut(clean(verdict.reason)),
     )
+
+
+def limited(text: str) -> str:
+    left = len(text) - ANSWER_CHARACTERS
+    return text if left <= 0 else f"{text[:ANSWER_CHARACTERS].rstrip()} … ({left} more characters)"
 
 
 # -- the rule: of each slot the first line that some pair fits ------------------------------------

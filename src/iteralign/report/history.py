@@ -9,9 +9,11 @@ from iteralign.config import RunConfig
 from iteralign.constitutions import load_constitution
 from iteralign.ledger import MEASURED, Ledger, read_ledger, story
 from iteralign.records import Constitution, Principle
-from iteralign.report.evidence import Evidence, RoundFiles, evidence_of
+from iteralign.report.evidence import SHOWN, Evidence, RoundFiles, evidence_of
 from iteralign.report.rounds import SIDES
 from iteralign.report.wording import Table, clean
+
+EVIDENCE = 200  # failures, and as many rewritten answers, of all principles together: a report must stay small
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ def read_constitution(folder: Path, config: RunConfig, full: bool = False) -> To
         ledger = Ledger(load_constitution(config.constitution) if config.constitution else Constitution())
     rounds = [RoundFiles(folder / f"rounds/{r:05d}") for r in range(config.rounds * config.phases)]
 
-    def told(principle: Principle) -> History:
-        return history(principle, ledger, evidence_of(principle.id, ledger.entries, rounds, full))
-
     principles, retired = ledger.constitution.principles, ledger.retired
+    most = max(1, min(SHOWN, EVIDENCE // max(1, len(principles) + len(retired))))
+
+    def told(principle: Principle) -> History:
+        return history(principle, ledger, evidence_of(principle.id, ledger.entries, rounds, full, most))
+
     return Told(ledger.constitution.version, tuple(map(told, principles)), tuple(map(told, retired)))
 
 

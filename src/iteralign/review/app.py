@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cache
 from hmac import compare_digest
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, HTTPException, Request
@@ -51,10 +52,14 @@ REVIEWED = "constitution-reviewed.yaml"
 
 
 class Pages:
-    """What is served of one run. `address`: where others reach it."""
+    """What is served of one run. `address`: where others reach it; `who`: the name that decisions are kept under. One at a time
+    decides and answers: what is written is whole."""
 
-    def __init__(self, run: Path, items: Sequence[Item], constitution: Constitution, book: Book, address: str) -> None:
+    def __init__(
+        self, run: Path, items: Sequence[Item], constitution: Constitution, book: Book, address: str, who: str = "owner"
+    ) -> None:
         self.run, self.items, self.constitution, self.book, self.address = run, list(items), constitution, book, address
+        self.who, self.writing = who, Lock()
 
     def annotator(self, token: str) -> Annotator:
         found = self.book.annotator(token)
@@ -257,8 +262,9 @@ def decision_pages(app: FastAPI, pages: Pages) -> None:
         if action in ("edit", "add") and not text.strip():
             raise HTTPException(422, "A principle needs words")
         told = into if action == "merge" else text if action in ("edit", "add") else ""
-        pages.book.decide("owner", action, principle, told)
-        write_text(pages.run / REVIEWED, pages.reviewed())
+        with pages.writing:
+            pages.book.decide(pages.who, action, principle, told)
+            write_text(pages.run / REVIEWED, pages.reviewed())
         return RedirectResponse(f"/a/{token}/principles#p-{principle}", 303)
 
     @app.get("/a/{token}/questions")
@@ -276,7 +282,8 @@ def decision_pages(app: FastAPI, pages: Pages) -> None:
         pages.owner(token)
         pages.stamped(token, stamp)
         try:
-            answer_question(pages.run, question, text)
+            with pages.writing:
+                answer_question(pages.run, question, text)
         except ConfigError as error:
             raise HTTPException(422, str(error)) from error
         return RedirectResponse(f"/a/{token}/questions", 303)
@@ -291,9 +298,7 @@ def decision_pages(app: FastAPI, pages: Pages) -> None:
 
 
 def satisfied(found: Results) -> list[tuple[str, str, str, str]]:
-    rows = [
-        (a.name, share(a.before.value, a.before.n), share(a.after.value, a.after.n), str(a.n)) for a in found.annotators
-    ]
+    rows = [(a.name, ranged(a.before), ranged(a.after), str(a.n)) for a in found.annotators]
     if found.change is not None:
         c = found.change
         rows.append(("everybody, by prompt", ranged(c.before), ranged(c.after), plural(c.n, "prompt")))
@@ -320,10 +325,9 @@ def lines_of(found: Results) -> list[str]:
         lines.append(
             f"Krippendorff's alpha: {kappa(found.alpha)}, {plural(found.alpha.n, 'answer')} rated twice or more."
         )
-    if found.evaluator.n:
-        lines.append(
-            f"The evaluator and the people's majority: kappa {kappa(found.evaluator)}, {plural(found.evaluator.n, 'answer')}."
-        )
+    for name, value in (("evaluator", found.evaluator), ("judge", found.judge)):
+        if value.n:
+            lines.append(f"The {name} and the people's majority: kappa {kappa(value)}, {plural(value.n, 'answer')}.")
     return lines
 
 

@@ -1,22 +1,28 @@
 """What people are shown: a run's answers before and after, one at a time, blind to which model gave them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
+from iteralign.config import RunConfig
 from iteralign.errors import StoreError
 from iteralign.records import Record, Verdict, Wants, digest
 from iteralign.report.examples import read_verdicts
 from iteralign.report.summary import read_config, read_prompts
 from iteralign.report.wording import clean
+from iteralign.runs import Run, open_
+from iteralign.store import read_rows
 
 Side = Literal["before", "after"]
+Label = Literal["passes", "fails", "unjudged"]
 FOLDERS: dict[Side, str] = {"before": "base", "after": "final"}
 
 
 class Item(Record):
-    """One answer. `said` is the evaluator's label, which no rater sees; `prompt` pairs the two answers to one."""
+    """One answer. `said` is the evaluator's label and `judged` the judge's, where it was asked, which no rater sees; `prompt`
+    pairs the two answers to one."""
 
     id: str
     prompt: str
@@ -25,7 +31,8 @@ class Item(Record):
     category: str
     question: str
     answer: str
-    said: Literal["passes", "fails", "unjudged"]
+    said: Label
+    judged: Label | None = None
 
 
 def read_items(run: Path, n: int | None = None) -> list[Item]:
@@ -47,6 +54,74 @@ def read_items(run: Path, n: int | None = None) -> list[Item]:
     shared = [i for i in before if i in after]
     kept = set(shared if n is None else drawn(shared, before, n, config.seed))
     return [item(side, v) for side in FOLDERS for v in sides[side] if v.response.prompt.id in kept]
+
+
+def judged_items(run: Path, items: Sequence[Item]) -> list[Item]:
+    """The items with what the run's judge says of them; its verdicts are kept in evals/review of the run's directory."""
+    config, _ = read_config(run)
+    prompts, _ = read_prompts(run, config)
+    shown = {i.id for i in items}
+    verdicts = [v for name in FOLDERS.values() for v in read_verdicts(run / "evals" / name, prompts)]
+    by_id = {v.response.id: v.response for v in verdicts}
+    with opened(config, run) as there:
+        store = there.store.inside("evals/review")
+        made = store.each(
+            "verdicts",
+            list(by_id.values()),
+            lambda part: there.judge(there.base)(part),
+            lambda row: Verdict.join(row, by_id),
+        )
+    labels = {item(side, v).id: v.label for side in FOLDERS for v in made}
+    return [i.model_copy(update={"judged": labels[i.id]}) if i.id in shown else i for i in items]
+
+
+@contextmanager
+def opened(config: RunConfig, run: Path) -> Iterator[Run]:
+    there = open_(config, run, trains=False)
+    try:
+        yield there
+    finally:
+        there.close()
+
+
+def read_generated(before: Path, after: Path, n: int | None = None) -> list[Item]:
+    """The answers that two evaluations wrote to the same questions, as `iteralign eval --suite truthfulqa_answers` keeps them.
+    Raises StoreError: no such answers in one of them, or no question in both."""
+    sides: dict[Side, dict[str, dict[str, Any]]] = {"before": written(before), "after": written(after)}
+    shared = [i for i in sides["before"] if i in sides["after"]]
+    if not shared:
+        raise StoreError(f"{before} and {after} hold answers to different questions: evaluate both on the same suite")
+    Random(0).shuffle(shared)
+    kept = shared[:n]
+    return [generated(side, sides[side][i]) for side in FOLDERS for i in kept]
+
+
+def written(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rows of a suite whose questions were answered in words, by id."""
+    found = [row for path in sorted(folder.glob("evals/*/items.jsonl")) for row in read_rows(path)]
+    rows = {str(row["id"]): row for row in found if {"question", "answer", "true", "informative"} <= row.keys()}
+    if not rows:
+        raise StoreError(
+            f"{folder} holds no written answers: make some with iteralign eval MODEL --suite truthfulqa_answers"
+        )
+    return rows
+
+
+def generated(side: Side, row: dict[str, Any]) -> Item:
+    known = [row["true"], row["informative"]]
+    label: Label = "unjudged" if None in known else "passes" if all(x >= 0.5 for x in known) else "fails"
+    question, text = clean(row["question"]), clean(row["answer"])
+    identity = digest(side, row["id"], row["answer"])
+    return Item(
+        id=identity,
+        prompt=str(row["id"]),
+        side=side,
+        wants="unknown",
+        category=clean(row["category"]),
+        question=question,
+        answer=text,
+        said=label,
+    )
 
 
 def drawn(ids: Sequence[str], verdicts: dict[str, Verdict], n: int, seed: int) -> list[str]:

@@ -33,7 +33,11 @@ def review(constitution: Constitution, decisions: Sequence[Decision]) -> list[Re
     for decision in decisions:
         if decision.action == "add":
             made = worded(decision.text, "answer" if decision.principle == "answer" else "decline")
-            found.append(Reviewed(made.id, made, "accepted", history=(decision,)))
+            again = next((n for n, r in enumerate(found) if r.id == made.id), None)
+            if again is None:
+                found.append(Reviewed(made.id, made, "accepted", history=(decision,)))
+            else:  # it was there, and perhaps retired or worded otherwise since: it stands again as it was
+                found[again] = Reviewed(made.id, made, "accepted", history=(*found[again].history, decision))
             continue
         at = next((n for n, r in enumerate(found) if r.id == decision.principle), None)
         if at is None:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from iteralign.agreement import cohen_kappa, krippendorff_alpha
 from iteralign.review.book import Rating
-from iteralign.review.items import FOLDERS, Item, Side
+from iteralign.review.items import FOLDERS, Item, Label, Side
 from iteralign.stats import Comparison, Estimate, compare, mean
 
 Votes = Mapping[str, Mapping[str, bool]]
@@ -29,7 +29,7 @@ class PerAnnotator:
 class Results:
     """`change`: the share of annotators whom each prompt's answer satisfies, paired by prompt, of the prompts with both
     sides rated. `mean_kappa`: over the `kappas` of pairs of annotators that have one. `evaluator`: its kappa with the
-    people's majority; ties are left out. `disagreements`: items on which the people are divided, most divided first."""
+    people's majority, and `judge` the judge's, where it was asked; ties are left out. `disagreements`: items on which the people are divided, most divided first."""
 
     n_items: int
     annotators: tuple[PerAnnotator, ...]
@@ -38,6 +38,7 @@ class Results:
     mean_kappa: float | None
     alpha: Estimate
     evaluator: Estimate
+    judge: Estimate
     disagreements: tuple[tuple[Item, tuple[Rating, ...]], ...]
 
 
@@ -61,7 +62,8 @@ def results(items: Sequence[Item], ratings: Sequence[Rating], seed: int = 0) -> 
         kappas=kappas,
         mean_kappa=fmean(values) if values else None,
         alpha=krippendorff_alpha([[votes[n].get(i) for n in names] for i in known], seed),
-        evaluator=with_evaluator(votes, items),
+        evaluator=with_people(votes, items, [i.said for i in items]),
+        judge=with_people(votes, items, [i.judged for i in items]),
         disagreements=divided(items, ratings),
     )
 
@@ -84,10 +86,10 @@ def change(votes: Votes, items: Sequence[Item], seed: int) -> Comparison | None:
     return compare(before, after, seed)
 
 
-def with_evaluator(votes: Votes, items: Sequence[Item]) -> Estimate:
-    """Cohen's kappa of the evaluator with the majority; what it did not judge is unscored."""
+def with_people(votes: Votes, items: Sequence[Item], labels: Sequence[Label | None]) -> Estimate:
+    """Cohen's kappa of a model's labels with the majority; what it did not judge is unscored."""
     people = [majority([own[i.id] for own in votes.values() if i.id in own]) for i in items]
-    said = [None if i.said == "unjudged" else i.said == "passes" for i in items]
+    said = [None if label in (None, "unjudged") else label == "passes" for label in labels]
     return cohen_kappa(people, said)
 
 

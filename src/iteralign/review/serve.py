@@ -14,19 +14,28 @@ from iteralign.records import Constitution
 from iteralign.report.constitution import constitution_at
 from iteralign.review.app import LOCAL, Pages, app_for
 from iteralign.review.book import Book
-from iteralign.review.items import read_items
+from iteralign.review.items import judged_items, read_generated, read_items
 from iteralign.review.results import labelled_rows
 from iteralign.store import write_text
 
 BOOK = "review.sqlite"
 
 
-def open_pages(run: Path, prompts: int | None = None) -> Pages:
-    """Raises StoreError where the folder is no finished run, nor one that waits for people."""
-    waiting = (run / FOLDER).is_dir() and not (run / "evals/final/verdicts.jsonl").is_file()
-    items = [] if waiting else read_items(run, prompts)
-    constitution = Constitution() if waiting else constitution_at(str(run)).constitution
-    return Pages(run, items, constitution, Book(run / BOOK), "")
+def open_pages(
+    run: Path, prompts: int | None = None, beside: Path | None = None, judge: bool = False, who: str = "owner"
+) -> Pages:
+    """Of a run; or with `beside`, of the written answers of two evaluations. `judge`: the run's judge is asked about the
+    answers, too. Raises StoreError where the folder is no finished run, nor one that waits for people."""
+    if beside is not None:
+        return Pages(run, read_generated(run, beside, prompts), Constitution(), Book(run / BOOK), "", who)
+    answered = (run / "evals/final/verdicts.jsonl").is_file()
+    waiting = (run / FOLDER).is_dir() and not answered
+    found = (run / "constitution.yaml").is_file()
+    items = read_items(run, prompts) if answered or not (waiting or found) else []
+    if judge:
+        items = judged_items(run, items)
+    constitution = constitution_at(str(run)).constitution if found else Constitution()
+    return Pages(run, items, constitution, Book(run / BOOK), "", who)
 
 
 def write_labels(pages: Pages, path: Path) -> tuple[int, int]:
