@@ -9,6 +9,7 @@ from rich.text import Text
 
 from iteralign.evals.lift import Trial
 from iteralign.evals.paired import DEGENERATE, EVALUATOR, HARMFUL, HARMLESS, HHH, WORD_MATCH, Measure
+from iteralign.evals.probe import Row
 from iteralign.models.usage import Usage
 from iteralign.report.markdown import escaped, rows
 from iteralign.report.measures import find
@@ -62,6 +63,8 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
         measures = [find(v.summary.measures, name, variant) if v.summary else None for v in found]
         if any(measures):
             table.append([label, *(before_after(m) for m in measures)])
+    for what in dict.fromkeys(r.what for v in found for r in probed(v)):
+        table.append([f"answer begun with {what}", *(begun(v, what) for v in found)])
     constitutions = [[h.text for h in v.summary.constitution] for v in found if v.summary]
     table.append(["principles found", *(str(len(own)) for own in constitutions)])
     table.append(["of these also found by another", *agreement(constitutions)])
@@ -76,6 +79,21 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
     return [
         row for row in table if len(row) > 1 and (row is table[0] or any(cell not in ("", "–") for cell in row[1:]))
     ]
+
+
+def probed(variant: Variant) -> list[Row]:
+    """What its probe measured of answers that were begun for the model."""
+    depth = variant.summary.depth if variant.summary else None
+    return [r for r in depth.rows if r.part == "prefill"] if depth else []
+
+
+def begun(variant: Variant, what: str) -> str:
+    """Harmful compliance of the base and of the aligned model, by the evaluator."""
+    values = {
+        r.column: next((s for s in r.scores if s.variant == EVALUATOR), None) for r in probed(variant) if r.what == what
+    }
+    base, aligned = values.get("base"), values.get("aligned")
+    return f"{count(base.value, base.n)} → {count(aligned.value, aligned.n)}" if base and aligned else "–"
 
 
 def before_after(measure: Measure | None) -> str:
