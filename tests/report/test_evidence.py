@@ -16,10 +16,12 @@ from iteralign.store import read_rows, write_rows
 def test_a_principle_opens_to_the_failures_that_made_it(folder: Path) -> None:
     ledger = read_rows(folder / "ledger.jsonl")
     prompts = {p["id"]: p for path in folder.glob("rounds/*/prompts.jsonl") for p in read_rows(path)}
+    last = json.loads(sorted(folder.glob("rounds/*/principles.json"))[-1].read_text())
+    ids = {p["text"]: p["id"] for p in last["constitution"]["principles"]}
     summary = write_reports(folder)
     assert summary.constitution
     for principle in summary.constitution:
-        own = [e for e in ledger if principle.text in (e["reason"], "") or e["evidence"]]
+        own = [e for e in ledger if ids[principle.text] in (e["principle"], e["into"])]
         shown = {p for e in own for p in e["evidence"]}
         found = principle.evidence
         assert 0 < len(found.failures) <= min(SHOWN, found.n_failures)

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser
 
 from contrast import CONTRAST
 from iteralign.report import write_reports
+from iteralign.report.html import filters
 from iteralign.store import read_rows, write_rows
 
 EVIL = (
@@ -40,7 +41,15 @@ def poison(folder: Path) -> None:
         tree = json.loads(path.read_text())
         for principle in tree["constitution"]["principles"]:
             principle["text"] = EVIL
+        tree |= {"calls": 3, "failed": [{"group": EVIL, "error": EVIL}]}
         path.write_text(json.dumps(tree))
+        gone = {
+            "principle": tree["constitution"]["principles"][0]["id"],
+            "event": "retired",
+            "round": 0,
+            "reason": EVIL,
+        }
+        path.with_name("lifts.json").write_text(json.dumps([gone]))
     for path in folder.glob("rounds/*/gate.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "reasons": [EVIL]}))
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -48,8 +57,26 @@ def poison(folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     facts = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps({**facts, "system": EVIL, EVIL: EVIL}))
+    spent = {"seconds": 12.5, "calls": 1, "read": 1, "written": 1, "dollars": 0.1, "unpriced": 0}
     with (folder / "events.jsonl").open("a") as file:
-        file.write(json.dumps({"event": "seconds", EVIL: 12.5}) + "\n")
+        file.write(json.dumps({"event": "stage", "stage": EVIL, **spent}) + "\n")
+    point = {"round": None, "value": 0.5, "declined": 0.5, "answered": 0.5}
+    curve = {"points": [point, {**point, "round": 0}], "best": 0, "warning": EVIL, "stopped": EVIL}
+    (folder / "curve.json").write_text(json.dumps(curve))
+    score = {"name": EVIL, "variant": "evaluator", "value": 0.5, "stderr": 0.1, "low": 0.4, "high": 0.6, "n": 2}
+    score |= {"n_unscored": 1, "items": {EVIL: 0.5}}
+    rows = [
+        {"part": part, "what": EVIL, "column": column, "scores": [score, {**score, "variant": EVIL}], "unscored": EVIL}
+        | {"categories": [{**score, "variant": EVIL}]}
+        for part in ("prefill", "attack", "fine-tuning")
+        for column in ("base", EVIL)
+    ]
+    rows += [{"part": "attack", "what": "x", "column": "base", "reason": EVIL}]
+    depth = {"columns": ["base", EVIL], "prompts": 2, "replies": 1, "rows": rows, "positions": [], "no_positions": EVIL}
+    (folder / "probe.json").write_text(json.dumps(depth))
+    for path in folder.glob("evals/*/scores.json"):
+        scores = json.loads(path.read_text())
+        path.write_text(json.dumps([*scores, {**score, "name": f"arc_easy/{EVIL}", "variant": EVIL}]))
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -84,8 +111,20 @@ def test_a_report_is_readable_and_its_filters_work(browser: Browser, folder: Pat
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     pairs = page.locator(".all .pair")
     assert pairs.count() == summary.pairs.total
-    title = summary.pairs.shown[0].title
-    page.get_by_label(title, exact=True).check()
-    wanted = sum(p.title == title for p in summary.pairs.shown)
-    assert page.locator(".all .pair:visible").count() == wanted < summary.pairs.total
+    shown, classes = summary.pairs.shown, filters(summary.pairs, summary.constitution).classes
+
+    def chosen(legend: str, name: str, wanted: int) -> None:
+        group = page.get_by_role("group", name=legend)
+        group.get_by_label(name, exact=True).check()
+        assert page.locator(".all .pair:visible").count() == wanted < summary.pairs.total
+        group.get_by_label("all", exact=True).check()
+
+    chosen("What happened", shown[0].title, sum(p.title == shown[0].title for p in shown))
+    chosen("Category", shown[0].category, sum(p.category == shown[0].category for p in shown))
+    chosen("Subjects of principle", "1", sum("p0" in own.split() for own in classes))
+    assert page.locator(".principles li").first.get_attribute("value") is not None
+    numbers = [page.locator(".principles li").nth(n).get_attribute("value") for n in range(len(summary.constitution))]
+    texts = page.locator(".principles > li").all_inner_texts()
+    for number, text in zip(numbers, texts, strict=False):
+        assert text.startswith(summary.constitution[int(number or 0) - 1].text), "the number of the filter"
     context.close()

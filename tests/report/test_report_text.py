@@ -14,9 +14,10 @@ from iteralign.config import load_config
 from iteralign.errors import StoreError
 from iteralign.records import Fault, Label
 from iteralign.report import summarise, write_reports
+from iteralign.report.corrected import calibrated
 from iteralign.report.markdown import escaped, quoted
 from iteralign.report.summary import read_config, read_prompts
-from iteralign.report.table import line
+from iteralign.report.table import line, mended
 from iteralign.report.wording import clean, cut
 from iteralign.runs import open_
 from iteralign.store import read_rows, write_rows, write_text
@@ -284,3 +285,35 @@ def test_what_is_no_run_or_was_damaged_is_named(folder: Path, tmp_path: Path):
     (folder / "evals/final/scores.json").write_text("{")
     with pytest.raises(StoreError, match=r"evals/final/scores\.json"):
         write_reports(folder)
+
+
+def test_sections_stand_in_a_readers_order(folder: Path) -> None:
+    page = write_reports(folder).html.read_text()
+    titles = [re.sub(r"<[^>]+>|[:\d].*", "", t).strip() for t in re.findall(r"<h2>(.*?)</h2>", page)]
+    wanted = ["Over the rounds", "Constitution", "Answers before and after", "Rounds"]
+    wanted += [
+        "How far judge and evaluator can be trusted",
+        "Time, tokens and cost",
+        "Settings and environment",
+        "To do it again",
+    ]
+    assert [t for t in titles if t in wanted] == wanted
+    assert page.index('class="finding"') < page.index('<table class="measures">') < page.index("<h2>Over the rounds")
+
+
+def test_what_was_mended_is_counted_by_failure_and_not_by_revision(folder: Path) -> None:
+    here = folder / "rounds/00000"
+    revisions = [row for row in read_rows(here / "revisions.jsonl") if row["accepted"]]
+    fails = {row["response"] for row in read_rows(here / "verdicts.jsonl") if row["label"] == "fails"}
+    [first, *_] = mended(write_reports(folder).rounds).rows
+    assert (
+        first[1].startswith(f"{len(fails)} of") and int(first[2]) == len({r["origin"] for r in revisions} & fails) > 0
+    )
+
+
+def test_an_uncalibrated_judge_is_called_that_beside_the_evaluator(folder: Path) -> None:
+    summary = write_reports(folder)
+    assert any(note.startswith("The judge, which says") and "uncalibrated" in note for note in summary.notes)
+    table = calibrated(summary.calibrations)
+    assert [row[:2] for row in table.rows] == [("judge", "uncalibrated"), ("evaluator", "uncalibrated")]
+    assert "| judge | uncalibrated |" in summary.markdown.read_text()
