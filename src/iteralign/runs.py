@@ -169,11 +169,24 @@ def forget_attacked(folder: Path) -> None:
 
 
 def check_models(config: RunConfig) -> None:
-    """A model that is nowhere is met before there is a directory that holds its config."""
+    """A model that is nowhere, or cannot learn as the config says, is met before there is a directory that holds its config."""
+    refuse_encoder_decoder(config)
     judges = (*members(config.judge), *members(config.evaluator))
     for model in (config.policy, config.oracle, *(judge.model for judge in judges)):
         if isinstance(model, TransformersConfig | LlamaCppConfig):
             at_hand(model.model)
+
+
+def refuse_encoder_decoder(config: RunConfig) -> None:
+    """ConfigError: pairs and rewards are of decoder-only policies. One that is not fetched yet is met when it trains."""
+    if config.learn == "sft" or not isinstance(config.policy, TransformersConfig) or not config.phases:
+        return
+    folder = at_hand(config.policy.model)
+    path = folder / "config.json" if folder else None
+    if path is not None and path.is_file() and json.loads(path.read_text()).get("is_encoder_decoder"):
+        raise ConfigError(
+            f"learn: {config.learn} needs a decoder-only policy, and {config.policy.model} is an encoder-decoder: use learn: sft"
+        )
 
 
 def split_prompts(config: RunConfig) -> dict[Split, Prompts]:

@@ -1,6 +1,7 @@
 """A report says what the rows say, both sides of it, and what they do not show."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,15 @@ import yaml
 from chat_server import Answer, Asked, fails, says, serving
 from planted import as_it_was, flat, measure, plant, refuse, rows_of, run, texts
 from scipy.stats import binomtest
+from typer.testing import CliRunner
 
+from iteralign.cli import app
 from iteralign.evals.answers import Answered, item_scores
 from iteralign.records import Score
-from iteralign.report import write_reports
+from iteralign.report import summarise, write_reports
 from iteralign.report.markdown import escaped
 from iteralign.report.summary import read_config, read_prompts
-from iteralign.report.table import line
+from iteralign.report.table import checkpoint_text, line, settings
 from iteralign.report.wording import p_value, points
 from iteralign.stats import holm
 from iteralign.store import read_rows
@@ -238,3 +241,19 @@ def test_a_policy_that_judges_itself_is_said_first(tmp_path: Path):
 def test_rates_are_called_uncalibrated(folder: Path):
     for page in texts(folder).values():
         assert "Judge-measured rates are uncalibrated" in page
+
+
+def test_several_runs_stand_side_by_side_and_as_the_papers_tables(folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    done = CliRunner().invoke(app, ["report", str(folder), str(other)], catch_exceptions=False)
+    assert done.exit_code == 0 and done.output.count("harmful compliance, evaluator: ") == 2
+    assert done.output.count("Report: ") == 2 and "of these also found by another" in done.output
+    table = CliRunner().invoke(app, ["report", str(folder), str(other), "--table"], catch_exceptions=False)
+    assert table.exit_code == 0 and "Table 1" in table.output and "Table 2" in table.output
+
+
+def test_what_was_used_is_told_by_digest(folder: Path) -> None:
+    told = dict(settings(summary := summarise(folder)))
+    assert re.search(r"held out: [0-9a-f]{8}$", told["prompts"])
+    assert told["oracle"].endswith("[scripted:oracle]"), told["oracle"]
+    assert re.search(r"checkpoint.*, weights \w+", checkpoint_text(summary))

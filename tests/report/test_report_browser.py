@@ -66,7 +66,13 @@ def poison(folder: Path) -> None:
     score = {"name": EVIL, "variant": "evaluator", "value": 0.5, "stderr": 0.1, "low": 0.4, "high": 0.6, "n": 2}
     score |= {"n_unscored": 1, "items": {EVIL: 0.5}}
     rows = [
-        {"part": part, "what": EVIL, "column": column, "scores": [score, {**score, "variant": EVIL}], "unscored": EVIL}
+        {
+            "part": part,
+            "what": "3 tokens" if part == "prefill" else EVIL,
+            "column": column,
+            "scores": [score, {**score, "variant": EVIL}],
+            "unscored": EVIL,
+        }
         | {"categories": [{**score, "variant": EVIL}]}
         for part in ("prefill", "attack", "fine-tuning")
         for column in ("base", EVIL)

@@ -293,7 +293,6 @@ def test_sections_stand_in_a_readers_order(folder: Path) -> None:
     wanted = ["Over the rounds", "Constitution", "Answers before and after", "Rounds"]
     wanted += [
         "How far judge and evaluator can be trusted",
-        "Time, tokens and cost",
         "Settings and environment",
         "To do it again",
     ]

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from playwright.sync_api import Browser, Page
 from sklearn.metrics import cohen_kappa_score
 
 from contrast import CONTRAST
+from iteralign.errors import Waiting
+from iteralign.models.base import Job, Sampling
+from iteralign.models.human import HumanModel
+from iteralign.records import user
 from iteralign.review.app import CHOICES, Pages, app_for
 from iteralign.review.book import Annotator, Book
 from iteralign.review.items import order_for
@@ -38,6 +43,7 @@ def by_keyboard(page: Page, pages: Pages, who: Annotator, keys: list[int]) -> No
     page.goto(f"{pages.address}/r/{who.token}")
     for n, key in enumerate(keys):
         page.get_by_text(f"{n} of {len(keys)} rated").wait_for()
+        page.wait_for_load_state()  # the keys' script is read after the text is there
         page.keyboard.press(str(key))
     page.get_by_text("Done. Thank you!").wait_for()
 
@@ -99,7 +105,13 @@ def test_every_page_is_readable_and_fits(browser: Browser, pages: Pages, scheme:
     page, asked, said = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
-    for place in (f"/r/{who.token}", f"/r/{who.token}/mine", f"/a/{owner}", f"/a/{owner}/principles"):
+    with suppress(Waiting):
+        HumanModel(pages.run / "people").generate([Job(chat=user("<b>Which rules?</b>"), sampling=Sampling())])
+    for place in (
+        f"/r/{who.token}",
+        f"/r/{who.token}/mine",
+        *(f"/a/{owner}{x}" for x in ("", "/principles", "/questions")),
+    ):
         page.goto(pages.address + place)
         assert page.evaluate(CONTRAST) == [], place
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{place} is wider than {width}"

@@ -73,6 +73,7 @@ def discover_principles(
             "constitution": found.constitution.row(),
             "met": [p.row() for p in found.met],
             "ledger": [e.row() for e in found.ledger],
+            "oracle": run.oracle(policy).name,
             "calls": found.calls,
             "failed": [call._asdict() for call in found.failed],
         }

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from iteralign.evals.depth import Depth
 from iteralign.report.rounds import Round
+from iteralign.report.wording import clean
 
 # Colours that people with any colour vision tell apart (Okabe and Ito), bright enough for both modes
 COLOURS = ("#8a8f96", "#1b8fd1", "#e08a00", "#009e73", "#cc79a7")
@@ -126,7 +127,7 @@ def over_rounds(rounds: Sequence[Round], names: Sequence[str]) -> tuple[Line, ..
             fresh = figure.fresh if figure is not None and r.state == "kept" else None
             points.append((r.number + 1.0, points[-1][1] if fresh is None else fresh, None, None))
         if points:
-            lines.append(Line(name, tuple(points), style))
+            lines.append(Line(clean(name)[:48], tuple(points), style))
     return tuple(lines)
 
 
@@ -140,7 +141,7 @@ def prefill_panel(depth: Depth) -> Panel:
             if s.variant == "evaluator" and s.value is not None
         )
         if points:
-            lines.append(Line(column, points, n))
+            lines.append(Line(clean(column)[:32], points, n))
     return Panel("Answer begun with a compliant one's first tokens", "tokens", "harmful compliance", tuple(lines), True)
 
 

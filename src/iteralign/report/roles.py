@@ -1,5 +1,6 @@
 """Who played which part in a run; a part that the policy played itself is said first."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -37,10 +38,15 @@ def read_roles(folder: Path, config: RunConfig) -> tuple[Role, ...]:
     first = folder / "rounds/00000"
     return (
         Role("policy", model_text(config.policy), named(folder / "evals/base/responses.jsonl", "policy"), False),
-        Role("oracle", model_text(config.oracle), None, isinstance(config.oracle, SelfConfig)),
+        Role("oracle", model_text(config.oracle), oracle(first), isinstance(config.oracle, SelfConfig)),
         judge_role("judge", config.judge, first / "verdicts.jsonl"),
         judge_role("evaluator", config.evaluator, folder / "evals/base/verdicts.jsonl"),
     )
+
+
+def oracle(place: Path) -> str | None:
+    path = place / "principles.json"
+    return json.loads(path.read_text()).get("oracle") if path.is_file() else None
 
 
 def judge_role(name: str, config: JudgeConfig, verdicts: Path) -> Role:

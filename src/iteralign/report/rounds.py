@@ -379,8 +379,9 @@ def stage_record(place: Path, stage: str) -> Checkpoint | None:
     return None if tree is None else Checkpoint.model_validate(tree)
 
 
-def checkpoint_folder(folder: Path, r: Round) -> Path:
-    """Where a kept round has its weights, wherever the run directory is now."""
+def checkpoint_of(folder: Path, r: Round) -> Checkpoint:
+    """The weights of a kept round, wherever the run directory is now."""
     place = folder / f"rounds/{r.number:05d}"
     made = stage_record(place, "backtracked") if r.share < 1.0 else r.trained
-    return place / (Path(made.path).name if made and made.path else "checkpoint")
+    name = Path(made.path).name if made and made.path else "checkpoint"
+    return Checkpoint(path=str(place / name), parent=None, digest=made.digest if made else "")

@@ -15,7 +15,7 @@ from iteralign.evals.improvement import Curve
 from iteralign.evals.paired import Measure
 from iteralign.evals.tax import AlignmentTax, alignment_tax
 from iteralign.judges.calibration import Calibration, calibration_in
-from iteralign.records import Prompt
+from iteralign.records import Prompt, digest
 from iteralign.report.curve import best_checkpoint, read_curve
 from iteralign.report.examples import (
     Changed,
@@ -31,7 +31,7 @@ from iteralign.report.history import History, read_constitution
 from iteralign.report.measures import Disagreement, disagreements, read_measures
 from iteralign.report.opening import asked, learnt, left
 from iteralign.report.roles import Role, read_roles, self_notice
-from iteralign.report.rounds import Round, checkpoint_folder, read_rounds, stop_reason
+from iteralign.report.rounds import Round, checkpoint_of, read_rounds, stop_reason
 from iteralign.report.spent import Spent, read_spent
 from iteralign.report.wording import clean
 from iteralign.store import read_rows
@@ -69,6 +69,8 @@ class Summary:
     spent: tuple[Spent, ...]
     environment: tuple[tuple[str, str], ...]
     checkpoint: Path | None
+    weights: str
+    asked: str
     stopped: str | None
     missing: tuple[str, ...]
 
@@ -110,7 +112,8 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     kept = [r for r in rounds if r.state == "kept"]
     calibrations = {role: calibration_in(folder, role) for role in ("judge", "evaluator")}
     calibration = calibrations["evaluator"]
-    checkpoint = checkpoint_folder(folder, kept[-1]) if kept else None
+    last = checkpoint_of(folder, kept[-1]) if kept else None
+    checkpoint = best_checkpoint(folder, curve) if curve else Path(str(last.path)) if last else None
     return Summary(
         folder=folder,
         config=config,
@@ -140,7 +143,9 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         pairs=sample_pairs(base, final, full) if kept or not config.phases else Pairs(),
         spent=read_spent(folder),
         environment=read_environment(folder),
-        checkpoint=best_checkpoint(folder, curve) if curve else checkpoint,
+        checkpoint=checkpoint,
+        weights=last.digest if last and str(checkpoint) == last.path else "",
+        asked=asked_digest(folder),
         stopped=stopped,
         missing=missing,
     )
@@ -190,6 +195,12 @@ def read_config(folder: Path) -> tuple[RunConfig, str]:
     if not isinstance(tree, dict):
         raise StoreError(f"{path}: expected a mapping of settings at the top, got {type(tree).__name__}")
     return parse(tree, str(path)), text
+
+
+def asked_digest(folder: Path) -> str:
+    """Of the held-out prompts: two runs with the same were asked the same."""
+    path = folder / "evals/base/responses.jsonl"
+    return digest(sorted(row["prompt"] for row in read_rows(path)), length=8) if path.is_file() else "–"
 
 
 def read_prompts(folder: Path, config: RunConfig) -> tuple[dict[str, Prompt], list[str]]:

@@ -258,7 +258,7 @@ def settings(summary: Summary) -> list[tuple[str, str]]:
     principles = plural(c.revise.max_principles, "principle") if c.revise.max_principles else "all principles"
     found += [
         ("recipe", f"{c.recipe}, seed {c.seed}, {plural(c.rounds, 'round')}"),
-        ("prompts", f"{sets}; {per_round}; {apart}"),
+        ("prompts", f"{sets}; {per_round}; {apart}; held out: {summary.asked}"),
         ("revision", f"{plural(c.revise.candidates, 'candidate')} an answer, {principles} each"),
         ("training", training(c)),
         ("evaluation", f"temperature {c.evaluate.temperature:g}, at most {c.evaluate.max_new_tokens} new tokens"),
@@ -295,4 +295,5 @@ def checkpoint_text(summary: Summary) -> str:
     if summary.checkpoint is None:
         return "none: no round was kept, the policy is the untouched one"
     there = "" if summary.checkpoint.is_dir() else " (no longer there)"
-    return f"{summary.checkpoint.relative_to(summary.folder)}{there}"
+    weights = f", weights {summary.weights}" if summary.weights else ""
+    return f"{summary.checkpoint.relative_to(summary.folder)}{weights}{there}"
