@@ -283,3 +283,13 @@ def test_failing_samples_may_be_paired_with_their_revisions_too(tmp_path: Path) 
     assert 0 < len(asked) <= len(revised)
     stages = {line.stage for line in plan(load_config(SCRIPTED, [*RLAIF, "prefer.revised=true"])).lines}
     assert {"revise", "contrast"} <= stages
+
+
+@pytest.mark.parametrize("recipe_settings", [CAI, RLAIF, SELF], ids=["cai", "rlaif", "self_improve"])
+def test_a_recipe_under_given_principles_says_where_they_are_missing(
+    recipe_settings: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "none.yaml").write_text("principles: []\n")
+    with pytest.raises(ConfigError, match="name a file"):
+        run(tmp_path / "run", *recipe_settings, f"constitution={tmp_path / 'none.yaml'}")
+    assert not (tmp_path / "run/evals").exists(), "before anything is spent"

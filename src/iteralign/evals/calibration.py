@@ -290,7 +290,8 @@ def baselines(
         "word match": figures(marked(second, lambda j: float(not refuses(j.row.reply))), 0.5, seed),
         "always yes": figures(marked(second, lambda j: 1.0), 0.5, seed),
     }
-    if all(PROMPT_ONLY in j.answers for j in judged if j.answers):
+    answered = [j.answers for j in judged if j.answers]
+    if answered and all(PROMPT_ONLY in answers for answers in answered):
         sign = -1 if target == "complied" else 1
 
         def prompt_alone(j: Judged) -> float:
