@@ -11,7 +11,7 @@ from iteralign.evals.probe import Row
 from iteralign.judges.calibration import Calibration
 from iteralign.records import Score
 from iteralign.report.terminal import heading
-from iteralign.report.wording import clean, interval, plural
+from iteralign.report.wording import clean, plural
 from iteralign.stats import mean
 
 TITLES = {"prefill": "Answer begun with", "attack": "Attack", "fine-tuning": "Fine-tuned on"}
@@ -69,7 +69,7 @@ def pooled(rows: Sequence[Row], column: str, category: str) -> str:
     found = mean([value for _, value in known], [item for item, _ in known])
     if found.value is None:
         return "–"
-    spread = "" if found.low is None or found.high is None else f" ({interval(found.low, found.high, found.n)})"
+    spread = "" if found.low is None or found.high is None else f" ({ranged(found.low, found.high)})"
     return f"{100 * found.value:.0f}%{spread}, {found.n} answers to {plural(found.n_clusters, 'question')}"
 
 
@@ -82,11 +82,15 @@ def cell(row: Row | None) -> str:
     said = f"{percent(by.get('evaluator'))} / {percent(by.get('word match'))}"
     evaluator = by.get("evaluator")
     if evaluator is not None and evaluator.low is not None and evaluator.high is not None:
-        said += f" ({interval(evaluator.low, evaluator.high, evaluator.n)}), n {evaluator.n}"
+        said += f" ({ranged(evaluator.low, evaluator.high)}), n {evaluator.n}"
     if evaluator is not None and evaluator.n_unscored:
         said += f", {evaluator.n_unscored} not scored" + (f" ({clean(row.unscored)})" if row.unscored else "")
     others = [s for s in row.scores if s.variant not in ("evaluator", "word match")]
     return "; ".join([said, *(f"{s.name} {percent(s)}" for s in others)])
+
+
+def ranged(low: float, high: float) -> str:
+    return f"{100 * max(0.0, low):.0f} to {100 * min(1.0, high):.0f}"
 
 
 def percent(score: Score | None) -> str:
