@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iteralign.cli_options import Fresh, Sets, resumable
+from iteralign.cli_options import Fresh, Sets, refuse_modelless, resumable
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
@@ -84,7 +84,7 @@ def measured(
 
     with Live() as live:
         asked = read_suites(suite, items, settings.seed, Downloads(live), allowed)
-        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live))
+        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), trains=False)
         try:
             with resumable():
                 return asked, measure(opened, asked)
@@ -96,6 +96,7 @@ def settings_for(model: str, config: Path, set_: list[str]) -> "RunConfig":
     """The config with this model as its policy, named after it."""
     from iteralign.config import load_config
 
+    refuse_modelless(config, load_config(config, set_).policy.type)
     name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
     return load_config(config, [*set_, f"policy.model={json.dumps(model)}", f"name={json.dumps(f'eval-{name}')}"])
 

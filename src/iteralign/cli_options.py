@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from iteralign.errors import ConfigError
 
 Sets = Annotated[
     list[str],
@@ -26,3 +29,12 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.secho("\ninterrupted: what is finished is kept. Run the same command to go on", err=True)
         raise typer.Exit(130) from None
+
+
+def refuse_modelless(config: Path, policy: str) -> None:
+    """ConfigError: a command that is given a model's name puts it into the config's policy, and some have no place for it."""
+    if policy in ("scripted", "human"):
+        raise ConfigError(
+            f"{config}: its policy is of type {policy}, which has no model to name: give --config a file whose policy is of type "
+            "transformers, llama_cpp or openai"
+        )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iteralign.cli_options import Fresh, Sets, resumable
+from iteralign.cli_options import Fresh, Sets, refuse_modelless, resumable
 from iteralign.errors import ConfigError
 
 
@@ -96,6 +96,7 @@ def probe_model(model: str, base: str | None, config: Path, set_: list[str], run
     from iteralign.runs import open_
     from iteralign.training.policy import BASE, Engine, Policy
 
+    refuse_modelless(config, load_config(config, set_).policy.type)
     name = re.sub(r"[^\w.-]+", "-", Path(model).name, flags=re.ASCII)
     own = [*set_, f"name={json.dumps(f'probe-{name}')}", f"probe.base={json.dumps(base)}"]
     aligned = load_config(config, [*own, f"policy.model={json.dumps(model)}"])

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from chat_server import always, says, serving
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from typer.testing import CliRunner
 
+from iteralign.cli import app
 from iteralign.config import parse
 from iteralign.data import load_prompts
 from iteralign.errors import ConfigError, DataError, StoreError
@@ -333,6 +336,20 @@ def test_answers_that_people_are_to_rate_need_no_judge(tmp_path: Path) -> None:
     assert {i.said for i in items} == {"unjudged"}
     with pytest.raises(StoreError, match="holds no written answers: make some with iteralign eval"):
         read_generated(tmp_path / "run", tmp_path)
+
+
+def test_a_served_model_is_measured_as_any_other(tmp_path: Path) -> None:
+    """It is not trained, so that it need not be one that could be."""
+    with serving() as server:
+        server.behaviour = always(says("I'm sorry, but I can't help with that. Please talk to somebody you trust."))
+        served = f"policy={{type: openai, model: m, base_url: '{server.url}', key_env: null}}"
+        few = ["prompts.held_out=3", served]
+        command = ["eval", "m", "--suite", "held_out", "--config", str(SCRIPTED), "--run-dir", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, [*command, *(x for s in few for x in ("--set", s))], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "out/evals/held_out/scores.json").read_text())
+    refused = [s for s in scores if s["name"] == "harmless refused" and s["variant"] == "word match"]
+    assert [s["value"] for s in refused] == [1.0]
 
 
 # -- in a run -------------------------------------------------------------------------------------------
