@@ -59,7 +59,8 @@ def main() -> None:
     prompts = {p.id: p.question for part in split_prompts(config).values() for p in (*part.red_team, *part.harmless)}
     replies = {
         (row["prompt"], digest(row["reply"]["text"], length=12)): row["reply"]["text"]
-        for path in sorted(options.run.rglob("responses.jsonl"))
+        for part in ("evals", "rounds")  # a probe keeps its own, of other questions
+        for path in sorted((options.run / part).rglob("responses.jsonl"))
         for row in read_rows(path)
     }
     rows = [
