@@ -110,9 +110,10 @@ def along(depth: Depth) -> str:
 
 
 def print_probe(depth: Depth, evaluator: Calibration | None, console: Console | None = None) -> None:
+    """Without the categories, which are many, and stand in the reports."""
     console = console or Console()
     heading(console, f"How deep it is: {asked_of(depth, evaluator)}")
-    for (head, *columns), *body in tables(depth):
+    for (head, *columns), *body in (table for part in TITLES if len(table := table_of(depth, part)) > 1):
         console.print(Text(f"{head} ({', '.join(columns)})", style="bold"))
         for name, *cells in body:
             for column, said in zip(columns, cells, strict=True):
