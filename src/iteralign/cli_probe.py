@@ -74,6 +74,7 @@ def probe_run(folder: Path, config: Path, set_: list[str]) -> None:
     with Live() as live:
         opened = open_(found.config, folder, watch=live, progress=Downloads(live), step=live.training)
         run = replace(opened, config=found.config.model_copy(update={"probe": settings}))
+        live.usage, live.ended = lambda: opened.usage, opened.spent
         scripted = run.config.policy.type == "scripted"
         weights = "scripted" if scripted else weights_digest(load_weights(str(found.checkpoint)))
         checkpoint = Checkpoint(path=str(found.checkpoint), parent=None, digest=weights)
@@ -83,6 +84,7 @@ def probe_run(folder: Path, config: Path, set_: list[str]) -> None:
                     run, run.base, Policy(run.engine, checkpoint), load_constitution(str(folder / "constitution.yaml"))
                 )
         finally:
+            live.finish()
             opened.close()
     write_reports(folder)
     shown(folder)

@@ -272,10 +272,9 @@ def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
             if told["state"] == "stopped" or not alive(told["pid"]):
                 where = f" in {describe(told['stage'])}" if told["stage"] else ""
                 return f"{folder}: the run was stopped{where}; the same `iteralign run` goes on"
-            if (
-                told["stage"] and (told["stage"], told["total"]) != shown
-            ):  # a training learns late how many steps it has
-                shown = (told["stage"], told["total"])
+            now_shown = (told["stage"], told["total"])  # a training learns late how many steps it has
+            if told["stage"] and now_shown != shown:
+                shown = now_shown
                 display.stage(*shown, told["done"])
             if shown:
                 said_speed = told["speed"], told["seconds_left"] or 0.0

@@ -384,7 +384,8 @@ def test_the_probe_of_a_run_goes_into_its_report(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["probe", str(tmp_path / "run"), "--config", str(SCRIPTED), *sets])
     assert done.exit_code == 0, done.output
     assert "The evaluator is uncalibrated" in " ".join(done.output.split()) and "suffix, aligned:" in done.output
-    assert "How deep it is" in (tmp_path / "run/report.md").read_text()
+    page = (tmp_path / "run/report.md").read_text()
+    assert "How deep it is" in page and re.search(r"\| verdicts-0-0 \|", page), "and what it took"
     told = {row["column"] for row in json.loads((tmp_path / "run/probe.json").read_text())["rows"]}
     assert told == {"base", "aligned", "base in context"}
     for wrong in (["--base", "x"], ["--fresh"]):

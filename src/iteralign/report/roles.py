@@ -1,6 +1,5 @@
 """Who played which part in a run; a part that the policy played itself is said first."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +20,7 @@ from iteralign.config import (
     members,
 )
 from iteralign.judges.panel import votes
+from iteralign.ledger import read_json
 from iteralign.store import read_rows
 
 
@@ -46,7 +46,7 @@ def read_roles(folder: Path, config: RunConfig) -> tuple[Role, ...]:
 
 def oracle(place: Path) -> str | None:
     path = place / "principles.json"
-    return json.loads(path.read_text()).get("oracle") if path.is_file() else None
+    return read_json(path).get("oracle") if path.is_file() else None
 
 
 def judge_role(name: str, config: JudgeConfig, verdicts: Path) -> Role:

@@ -57,7 +57,8 @@ def read_items(run: Path, n: int | None = None) -> list[Item]:
 
 
 def judged_items(run: Path, items: Sequence[Item]) -> list[Item]:
-    """The items with what the run's judge says of them; its verdicts are kept in evals/review of the run's directory."""
+    """The items with what the run's judge says of them. It is asked about all held-out answers, so that what is kept in
+    evals/review serves any number of prompts."""
     config, _ = read_config(run)
     prompts, _ = read_prompts(run, config)
     shown = {i.id for i in items}
