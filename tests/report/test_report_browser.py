@@ -134,3 +134,19 @@ def test_a_report_is_readable_and_its_filters_work(browser: Browser, folder: Pat
     for number, text in zip(numbers, texts, strict=False):
         assert text.startswith(summary.constitution[int(number or 0) - 1].text), "the number of the filter"
     context.close()
+
+
+def test_a_report_prints_on_a4_in_dark_mode_too(browser: Browser, folder: Path) -> None:
+    margins = 2 * 45  # px, of the 794 that A4 is wide
+    summary = write_reports(folder)
+    context = browser.new_context(color_scheme="dark", viewport={"width": 794 - margins, "height": 1000})
+    page = context.new_page()
+    page.emulate_media(media="print")
+    page.goto(summary.html.resolve().as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((x) => { x.open = true })")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "cut off at the margin"
+    assert page.locator("table.measures thead").first.is_visible(), "a table, not the phone's list"
+    assert page.locator("fieldset:visible").count() == 0, "nothing to click on paper"
+    context.close()
