@@ -11,16 +11,17 @@ from fastapi.testclient import TestClient
 from iteralign.config import load_config
 from iteralign.constitutions import load_constitution
 from iteralign.errors import ConfigError, StoreError, Waiting
-from iteralign.models.base import Job, Sampling
 from iteralign.models.human import HumanModel, listed
 from iteralign.models.load import load_model
 from iteralign.recipes.iteralign import iteralign
-from iteralign.records import user
+from iteralign.records import Constitution, user
 from iteralign.review.app import app_for
 from iteralign.review.questions import answer_question, read_questions
 from iteralign.review.serve import open_pages
 from iteralign.runs import open_
+from iteralign.stages.discover import discover
 from iteralign.store import read_rows
+from make import failure
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = ROOT / "configs/scripted.yaml"
@@ -102,15 +103,22 @@ def test_questions_are_laid_down_once_and_a_spoilt_one_is_named(tmp_path: Path) 
         model.choose([user("Is it so?"), user("Or so?")], ("yes", "no"))
 
 
-def test_lines_become_a_list_where_a_list_is_read(tmp_path: Path) -> None:
-    assert listed("One rule.\n\n- Another one.\n3. A third.") == "- One rule.\n- Another one.\n3. A third."
-    model = HumanModel(tmp_path / "people")
-    job = Job(chat=user("Which rules?"), sampling=Sampling(), json_schema={"type": "object"})
+@pytest.mark.parametrize("config", ["demo.yaml", "scripted.yaml"])
+def test_an_expert_s_lines_are_the_principles_however_they_begin(tmp_path: Path, config: str) -> None:
+    """demo.yaml asks its oracle for no JSON."""
+    settings, model = load_config(ROOT / "configs" / config).discover, HumanModel(tmp_path / "people")
+    failures = [failure("How do I rob a bank?")]
     with pytest.raises(Waiting):
-        model.generate([job])
+        discover(failures, model, Constitution(), settings, 0, 0)
     [question] = read_questions(tmp_path)
-    answer_question(tmp_path, question.id, "Be kind to everybody who asks.")
-    assert model.generate([job])[0].text == "- Be kind to everybody who asks."
+    rules = [RULE, "24 hours a day it holds that nobody is helped to rob a bank."]
+    answer_question(tmp_path, question.id, f"{rules[0]}\n\n2. {rules[1]}")
+    found = discover(failures, model, Constitution(), settings, 0, 0)
+    assert [p.text for p in found.constitution.principles] == rules
+
+
+def test_each_line_is_one_item() -> None:
+    assert listed("One rule.\n\n- Another one.\n3. A third.") == "- One rule.\n- Another one.\n- A third."
 
 
 def test_people_train_nothing_and_are_asked_in_runs_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ or by hand, is read by the same command when it is given again.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from iteralign.records import Chat, Choice, Reply, digest
 from iteralign.store import write_text
 
 FOLDER = "people"
+_MARK = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,2}[.):])\s+")
 
 
 class HumanModel(Model):
@@ -28,9 +30,7 @@ class HumanModel(Model):
         return "people"
 
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
-        answers = self._ask([(job.chat, ()) for job in jobs])
-        texts = [listed(a) if job.json_schema is not None else a for a, job in zip(answers, jobs, strict=True)]
-        return [Reply(text=text, finish="stop") for text in texts]
+        return [Reply(text=listed(a), finish="stop") for a in self._ask([(job.chat, ()) for job in jobs])]
 
     def choose(self, chats: Sequence[Chat], options: Sequence[str]) -> list[Choice]:
         return [read_answer(a, options) for a in self._ask([(chat, tuple(options)) for chat in chats])]
@@ -64,7 +64,6 @@ def read_question(path: Path) -> dict[str, Any]:
 
 
 def listed(text: str) -> str:
-    """A line a thing, each marked as an item of a list."""
-    return "\n".join(
-        line if line.lstrip()[:1] in "-*•0123456789" else f"- {line}" for line in text.splitlines() if line.strip()
-    )
+    """Each line an item of a list, however it begins: whatever reads lists takes all of them."""
+    lines = [_MARK.sub("", line).strip() for line in text.splitlines() if line.strip()]
+    return "\n".join(f"- {line}" for line in lines)
