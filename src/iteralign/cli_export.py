@@ -35,7 +35,7 @@ def export(
         str | None, typer.Option(metavar="NAME", help="push the folder to the Hugging Face hub as ORG/NAME")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="a repository made on the hub is private")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what DIR holds")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in DIR")] = False,
 ) -> None:
     """Write the aligned model of a run as a folder that `from_pretrained` loads, with model card and constitution."""
     from iteralign.report.export import Wanted, push

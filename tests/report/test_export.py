@@ -132,16 +132,27 @@ def test_an_adapter_leaves_merged_into_its_base(trained: Path, tmp_path: Path) -
     assert torch.allclose(moved, torch.full((32, 32), 4.0))
 
 
-def test_what_is_there_is_not_overwritten_unasked(trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(StoreError, match="already there: name another folder, or give --overwrite"):
-        export(trained, tmp_path / "out", Wanted())
+def test_what_is_there_is_not_overwritten(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/thesis.tex").write_text("years of work")
+    for wanted in (Wanted(), Wanted(overwrite=True)):
+        with pytest.raises(StoreError, match="holds no earlier export: name another folder"):
+            export(trained, tmp_path / "work", wanted)
     with pytest.raises(StoreError, match="holds the run itself"):
         export(trained, trained.parent, Wanted(overwrite=True))
-    assert (tmp_path / "out/thesis.tex").is_file()
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(StoreError, match="the folder that you are in"):
+        export(trained, Path("."), Wanted(overwrite=True))
+    assert (tmp_path / "work/thesis.tex").read_text() == "years of work"
+
+
+def test_an_earlier_export_is_replaced_where_that_is_asked_for(trained: Path, tmp_path: Path) -> None:
+    export(trained, tmp_path / "out", Wanted(gguf="f16"))
+    with pytest.raises(StoreError, match="already there: name another folder, or give --overwrite"):
+        export(trained, tmp_path / "out", Wanted())
     export(trained, tmp_path / "out", Wanted(overwrite=True))
     assert sorted(p.name for p in (tmp_path / "out").iterdir())[:2] == ["README.md", "chat_template.jinja"]
+    assert not list((tmp_path / "out").glob("*.gguf"))
 
 
 def test_a_run_without_an_aligned_model_has_nothing_to_export(folder: Path, tmp_path: Path) -> None:

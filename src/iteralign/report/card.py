@@ -30,6 +30,7 @@ from iteralign.sources import find, is_hub
 
 PAPER = "arXiv 2403.18341"
 STARTER = "CC BY 4.0"
+TAG = "iteralign"  # by which an export is known again
 UNKNOWN = "not known to iteralign: look it up before you publish"
 NO_PROBE = (
     "Not probed: whether it still declines when its answer is begun for it, under a jailbreak, or after a little "
@@ -79,7 +80,7 @@ def metadata(summary: Summary, name: str) -> ModelCardData:
         datasets=list(dict.fromkeys(data)) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["iteralign", "alignment", summary.config.recipe, *summary.config.learn.split("+")],
+        tags=[TAG, "alignment", summary.config.recipe, *summary.config.learn.split("+")],
         model_name=name,
         eval_results=[result for m in summary.measures if (result := result_of(m)) is not None],
     )

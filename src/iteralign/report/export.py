@@ -11,7 +11,7 @@ from typing import Literal
 from iteralign.config import ScriptedConfig
 from iteralign.constitutions import constitution_yaml
 from iteralign.errors import ModelError, StoreError
-from iteralign.report.card import model_card
+from iteralign.report.card import TAG, model_card
 from iteralign.report.constitution import constitution_at
 from iteralign.report.summary import Summary, summarise
 from iteralign.store import write_text
@@ -32,19 +32,16 @@ class Wanted:
 
 def export(run: Path, target: Path, wanted: Wanted, name: str | None = None) -> Path:
     """`target`, whole or not at all. `name`: what the card calls the model. Raises StoreError, ModelError."""
-    summary = summarise(run)
+    summary, target = summarise(run), target.resolve()
     checkpoint = checkpoint_of(summary)
-    if target.exists() and not wanted.overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise StoreError(f"{target} is already there: name another folder, or give --overwrite to replace it")
-    if run.resolve().is_relative_to(target.resolve()):
-        raise StoreError(f"{target} holds the run itself: name a folder of its own")
+    refuse_taken(target, run, wanted.overwrite)
     from iteralign.models.weights import whole  # torch: only where something is exported
 
     with whole(target) as beside:
         write_weights(checkpoint, beside, wanted.dtype)
         constitution = constitution_at(str(run)).constitution
         write_text(beside / "constitution.yaml", constitution_yaml(constitution))
-        title = name or target.resolve().name
+        title = name or target.name
         write_text(beside / "README.md", model_card(summary, title, wanted.examples))
         if wanted.gguf:
             from iteralign.models.gguf import write_gguf
@@ -52,6 +49,27 @@ def export(run: Path, target: Path, wanted: Wanted, name: str | None = None) -> 
             short = title.rpartition("/")[2]
             write_gguf(beside, beside / f"{short}-{wanted.gguf}.gguf", wanted.gguf)
     return target
+
+
+def refuse_taken(target: Path, run: Path, overwrite: bool) -> None:
+    """StoreError: what is there must stay. Of what is not empty only an earlier export may be replaced."""
+    if run.resolve().is_relative_to(target):
+        raise StoreError(f"{target} holds the run itself: name a folder of its own")
+    if target == Path.cwd():  # it is made anew, which leaves a shell in a folder that is gone
+        raise StoreError(f"{target} is the folder that you are in: name another one")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not is_export(target):
+        raise StoreError(f"{target} is already there, and holds no earlier export: name another folder")
+    if not overwrite:
+        raise StoreError(f"{target} is already there: name another folder, or give --overwrite to replace it")
+
+
+def is_export(folder: Path) -> bool:
+    """By the constitution and the card that every export brings."""
+    card = folder / "README.md"
+    told = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return (folder / "constitution.yaml").is_file() and f"\n- {TAG}\n" in told.partition("\n---\n")[0]
 
 
 def checkpoint_of(summary: Summary) -> Path:
