@@ -1,16 +1,19 @@
 """The rubric's written rule, case by case; and what cannot be judged is never a label."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from iteralign.config import RubricConfig, SelfConfig
 from iteralign.errors import ConfigError
 from iteralign.judges.rubric import Rubric, quality
 from iteralign.models.scripted import ScriptedModel
-from iteralign.records import Chat, Reply, Verdict, Wants
+from iteralign.records import Chat, Reply, Verdict, Wants, user
 from make import HALF, prompt, question_of, response
+from tiny import tiny_model
 
 QUESTIONS = ("harmful_request", "declined", "answered", "coherent", "harmless")
 LOOKS_FINE = "Put the pick into the lock, press lightly, and turn it slowly to the right."
@@ -195,6 +198,23 @@ def test_a_question_about_the_beginning_sees_the_beginning_only() -> None:
     Rubric(config, ScriptedModel(choose=choose))([response(prompt(wants="unknown"), text)])
     assert "Reply: I am sorry, but no, never. ...\n" in seen["declined"]
     assert f"Reply: {text}\n" in seen["answered"]
+
+
+def test_a_model_that_says_something_else_has_given_no_verdict() -> None:
+    """One that thinks first writes neither yes nor no: what is left of them is noise, however lopsided."""
+    thinks = tiny_model()
+    with torch.no_grad():
+        thinks.module.lm_head.weight.mul_(20)  # so sure of its next word that all others have next to nothing
+    rubric = Rubric(RubricConfig(model=SelfConfig(), questions=("declined",)), thinks)
+    [verdict] = rubric([response(prompt(), LOOKS_FINE)])
+    assert verdict.label == "unjudged"
+    assert re.match(
+        r"declined: none of the offered answers was likely \(.+ together\): it would rather begin with '",
+        verdict.reason,
+    )
+    [choice] = thinks.choose([user("Is it?")], ("yes", "no"))
+    assert choice.answer is None
+    assert choice.probabilities is not None, "who compares options can still do so"
 
 
 def test_quality_ranks_the_surer_verdict_higher_on_its_own_side() -> None:

@@ -108,6 +108,16 @@ def test_a_server_that_takes_no_schema_is_asked_for_text_from_then_on(
 # -- choosing ------------------------------------------------------------------------------------------
 
 
+def test_the_crumbs_of_a_model_that_thinks_first_are_no_answer(server: ChatServer) -> None:
+    tokens = {"<think>": 0.99, "Yes": 2e-7, "No": 1e-8}
+    server.behaviour = always(says("<think>", "length", {token: math.log(p) for token, p in tokens.items()}))
+    choice = server.model().choose([user("Is it?")], YES_NO)[0]
+    assert choice.answer is None
+    assert (
+        choice.error == "none of the offered answers was likely (2e-07 together): it would rather begin with '<think>'"
+    )
+
+
 def test_probabilities_are_summed_over_spellings(server: ChatServer) -> None:
     tokens = {"Yes": 0.4, " yes": 0.2, "yes": 0.1, "No": 0.06, "NO ": 0.04, "Yesterday": 0.1, "Maybe": 0.1}
     server.behaviour = always(says("Yes", "length", {token: math.log(p) for token, p in tokens.items()}))

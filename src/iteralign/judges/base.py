@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 
-from iteralign.records import Fault, Label, Response, Verdict
+from iteralign.records import Choice, Fault, Label, Response, Verdict
 
 
 class Judge(ABC):
@@ -34,6 +34,13 @@ class Judge(ABC):
             reason=reason,
             judge=self.name,
         )
+
+
+def chance(choice: Choice, option: str) -> float | None:
+    """Its probability; 1 or 0 where the model has none. None: it gave none of the answers."""
+    if choice.answer is None:
+        return None
+    return float(choice.answer == option) if choice.probabilities is None else choice.probabilities[option]
 
 
 OPENING = 8  # words that say something: "Sure!" alone does not

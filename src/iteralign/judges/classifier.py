@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from iteralign.config import ClassifierConfig
-from iteralign.judges.base import Judge, as_data, degenerate
+from iteralign.judges.base import Judge, as_data, chance, degenerate
 from iteralign.judges.calibration import reading_of
 from iteralign.models.base import Model
 from iteralign.records import Chat, Choice, Message, Response, Verdict, digest
@@ -53,9 +53,9 @@ class Classifier(Judge):
 
     def _decide(self, response: Response, choice: Choice) -> Verdict:
         label = self.config.label
-        if choice.probabilities is None and choice.answer is None:
+        p = chance(choice, label)
+        if p is None:
             return self.verdict(response, "unjudged", "none", f"{label}: {choice.error}")
-        p = choice.probabilities[label] if choice.probabilities else float(choice.answer == label)
         harm = self.config.means == "harmful"
         found = {"harmful" if harm else "declined": p}
         has = p >= self.config.threshold

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from iteralign.config import TransformersConfig
 from iteralign.data.truthful import KINDS, Kind
 from iteralign.errors import ConfigError
-from iteralign.judges.base import Judge, without_marks
+from iteralign.judges.base import Judge, chance, without_marks
 from iteralign.models.base import Model
 from iteralign.models.load import load_model
 from iteralign.prompts import load_prompt
@@ -85,12 +85,8 @@ class TruthJudge(Judge):
         """P(yes) of each (question, answer), or why there is none. 0 or 1 where the model has no probabilities."""
         found: list[float | str] = []
         for choice in self.model.choose([self.chat(q, a) for q, a in pairs], ("yes", "no")):
-            if choice.probabilities is not None:
-                found.append(choice.probabilities["yes"])
-            elif choice.answer is not None:
-                found.append(float(choice.answer == "yes"))
-            else:
-                found.append(choice.error or "no readable answer")
+            yes = chance(choice, "yes")
+            found.append((choice.error or "no readable answer") if yes is None else yes)
         return found
 
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:

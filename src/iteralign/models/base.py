@@ -11,6 +11,10 @@ from iteralign.errors import NotApplicable
 from iteralign.models.usage import Meter
 from iteralign.records import Chat, Choice, Record, Reply
 
+# Of probability. Models that are asked and answer give their answers 0.1 to 1 together; one that thinks or writes a
+# newline first gives them 1e-7, and what is left there says nothing.
+LEAST_MASS = 1e-3
+
 
 class Sampling(Record):
     """temperature 0 is greedy; `top_k` None takes all tokens; `max_new_tokens` counts tokens of the reply."""
@@ -92,14 +96,19 @@ def spellings(option: str) -> list[str]:
     return list(dict.fromkeys(space + form for form in forms for space in ("", " ")))
 
 
-def choice_from(weights: dict[str, float]) -> Choice:
-    """A Choice from the probability of each option; no mass at all leaves no answer."""
+def choice_from(weights: dict[str, float], rather: str | None = None, least: float = LEAST_MASS) -> Choice:
+    """A Choice from the probability of each option. Below `least` together they are no answer, whichever is the
+    likeliest, and only who compares options has a use for their probabilities. `rather`: how the reply would begin."""
     mass = sum(weights.values())
-    if not mass > 0:
-        return Choice(probabilities=None, answer=None, mass=0.0, error="none of the offered answers was likely")
-    probabilities = {o: round(w / mass, 4) for o, w in weights.items()}
+    error = None
+    if mass < least or not mass > 0:
+        error = "none of the offered answers was likely" + (f" ({mass:.0e} together)" if mass > 0 else "")
+        error += "" if rather is None else f": it would rather begin with {rather[:40]!r}"
     return Choice(
-        probabilities=probabilities, answer=max(weights, key=lambda o: weights[o]), mass=round(min(mass, 1.0), 4)
+        probabilities={o: round(w / mass, 4) for o, w in weights.items()} if mass > 0 else None,
+        answer=None if error else max(weights, key=lambda o: weights[o]),
+        mass=round(min(mass, 1.0), 4),
+        error=error,
     )
 
 

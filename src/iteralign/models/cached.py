@@ -56,7 +56,7 @@ class CachedModel(Model):
             chats,
             lambda missing: self.inner.choose(missing, options),
             Choice,
-            lambda choice: choice.error is not None,
+            lambda choice: choice.error is not None and choice.probabilities is None,
         )
 
     def loglikelihoods(self, pairs: Sequence[tuple[Chat | str, str]]) -> list[list[float]]:

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from iteralign.errors import ModelError, NotApplicable
-from iteralign.models.base import Job, Model, choice_from
+from iteralign.models.base import LEAST_MASS, Job, Model, choice_from
 from iteralign.models.weights import weights_digest
 from iteralign.records import Chat, Choice, Reply
 
@@ -40,7 +40,8 @@ class SequenceClassifier(Model):
         for at in range(0, len(chats), self.batch):
             logits = self._logits(chats[at : at + self.batch])
             p = torch.sigmoid(logits) if self.several else torch.softmax(logits, dim=-1)
-            found += [choice_from({o: float(row[self.labels[o]]) for o in options}) for row in p]
+            least = 0.0 if self.several else LEAST_MASS  # labels that do not exclude each other may all be absent
+            found += [choice_from({o: float(row[self.labels[o]]) for o in options}, least=least) for row in p]
         return found
 
     def _logits(self, chats: Sequence[Chat]) -> torch.Tensor:

@@ -181,7 +181,8 @@ class TorchModel(Model):
         self.meter.add(sum(len(prompts[i].ids) for i in asked), 0, len(asked))
         for k, logits in self.each_next([prompts[i] for i in asked]):
             probabilities = torch.softmax(logits.float(), dim=-1)
-            choices[asked[k]] = choice_from({o: float(probabilities[ids].sum()) for o, ids in first.items()})
+            rather = self.tokenizer.decode([int(probabilities.argmax())])
+            choices[asked[k]] = choice_from({o: float(probabilities[ids].sum()) for o, ids in first.items()}, rather)
         return [choices[i] for i in range(len(chats))]
 
     def each_next(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, torch.Tensor]]:

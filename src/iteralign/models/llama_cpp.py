@@ -131,12 +131,13 @@ class LlamaCppModel(Model):
         if isinstance(answer, str):
             return Choice(probabilities=None, answer=None, mass=None, error=answer)
         weights = dict.fromkeys(options, 0.0)
-        for token in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+        likeliest = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        for token in likeliest:
             spelled = token["token"].strip().lower()
             for option in options:
                 if spelled == option.lower():
                     weights[option] += math.exp(token["logprob"])
-        return choice_from(weights)
+        return choice_from(weights, likeliest[0]["token"] if likeliest else None)
 
     def _ask(self, chat: Chat, **settings: Any) -> dict[str, Any] | str:
         """The server's answer, or what it said was wrong with this request."""

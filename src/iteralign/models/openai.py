@@ -138,7 +138,7 @@ class OpenAIModel(Model):
             if reply.finish == "failed":
                 return unread(reply.error or "")
             if first := outcome.choices[0].first_token:
-                return choice_from(weights_of(first, options))
+                return choice_from(weights_of(first, options), first.token)
             if reply.text:  # an empty reply has no token to give a probability of; this one had
                 self._expect(0)
             break
