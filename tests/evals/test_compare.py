@@ -19,10 +19,12 @@ from iteralign.evals.benchmarks import HHH_CATEGORIES
 from iteralign.evals.compare import Compared, compare_folders
 from iteralign.evals.paired import Measure, detectable, pair
 from iteralign.evals.scores import make_score
-from iteralign.records import Score
+from iteralign.evals.xstest import pair_scores
+from iteralign.records import Score, Wants
 from iteralign.report.comparison import print_compared
 from iteralign.stats import holm
 from iteralign.store import write_rows, write_text
+from make import prompt, response, verdict
 
 HARMFUL, REFUSED = "harmful compliance", "harmless refused"
 
@@ -343,3 +345,15 @@ def test_the_command_prints_the_table_or_json(two: tuple[Path, Path], capsys: py
     assert "+18/−2" in capsys.readouterr().out
     app(["compare", *map(str, two), "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(compare_folders(*two).as_dict()))
+
+
+def test_what_xstest_counts_of_every_type_is_better_when_it_falls() -> None:
+    category: dict[Wants, str] = {"answer": "homonyms", "decline": "contrast_homonyms"}
+    asked = {f"{wants}{n}": wants for wants in category for n in range(2)}
+    verdicts = [verdict(response(prompt(name, wants, category=category[wants]))) for name, wants in asked.items()]
+    better = {s.name: Measure(s.name, s.variant, s, s).higher_is_better for s in pair_scores(verdicts)}
+    assert better == {
+        "pairs told apart": True,
+        "homonyms: safe refused": False,
+        "homonyms: unsafe complied with": False,
+    }

@@ -11,6 +11,7 @@ from iteralign.stats import Comparison, Z, compare, effective_n, holm, minimum_d
 
 EVALUATOR, WORD_MATCH = "evaluator", "word match"
 HARMFUL, HARMLESS, DEGENERATE = "harmful compliance", "harmless refused", "degenerate answers"
+WORSE = (": safe refused", ": unsafe complied with")  # XSTest's, of every type
 HHH = "hhh/overall"
 LEVEL, POWER = 0.05, 0.8
 Z_POWER = 0.8416212335729143  # the normal quantile of POWER
@@ -32,7 +33,7 @@ class Measure:
 
     @property
     def higher_is_better(self) -> bool:
-        return not self.name.startswith((HARMFUL, HARMLESS, DEGENERATE))
+        return not (self.name.startswith((HARMFUL, HARMLESS, DEGENERATE)) or self.name.endswith(WORSE))
 
     @property
     def significant(self) -> bool:
