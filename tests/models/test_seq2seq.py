@@ -200,3 +200,11 @@ def test_a_model_that_does_not_say_where_its_decoder_starts_is_refused() -> None
     model.module.config.decoder_start_token_id = model.module.generation_config.decoder_start_token_id = None
     with pytest.raises(ModelError, match="names no decoder_start_token_id"):
         Seq2SeqModel(model.module, model.tokenizer, "x")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_opening_is_the_replys_own_first_words(kind: str) -> None:
+    """BART's decoder reads <s> first: it belongs to no reply."""
+    model = tiny_seq2seq(kind)
+    first = model.opening("Sow them in spring.", 2)
+    assert first and "Sow them in spring.".startswith(first)

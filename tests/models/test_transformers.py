@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from iteralign.errors import ModelError
@@ -13,7 +13,7 @@ from iteralign.models.chat import ChatFormat
 from iteralign.models.decoding import draw
 from iteralign.models.transformers import LEAST_SHARED, TransformersModel
 from iteralign.records import Chat, Message, Reply, user
-from tiny import END, START, TEXTS, tiny_model, tiny_tokenizer
+from tiny import END, START, TEMPLATE, TEXTS, tiny_model, tiny_tokenizer
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
 WARM = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=16)
@@ -360,11 +360,48 @@ def test_a_template_that_is_demanded_must_be_there() -> None:
     assert ChatFormat(tiny_tokenizer(), "plain").render(user("How?")) == "Human: How?\n\nAssistant:"
 
 
+NO_SYSTEM = "{% if messages[0].role != 'user' %}{{ raise_exception('no ' + messages[0].role) }}{% endif %}"
+
+
 def test_a_template_that_refuses_a_chat_says_which_roles() -> None:
-    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    form = ChatFormat(tiny_tokenizer(template=strict + "{{ messages[-1].content }}"))
-    with pytest.raises(ModelError, match=r"no system.*roles \['system', 'user'\]"):
-        form.render((Message(role="system", content="x"), *user("y")))
+    form = ChatFormat(tiny_tokenizer(template=NO_SYSTEM + TEMPLATE))
+    said = Message(role="assistant", content="x")
+    with pytest.raises(ModelError, match=r"no assistant.*roles \['assistant', 'user'\]"):
+        form.render((said, *user("y")))
+    with pytest.raises(ModelError, match=r"no system.*roles \['system', 'assistant'\]"):
+        form.render((Message(role="system", content="y"), said))
+
+
+def test_a_template_without_a_systems_turn_has_it_in_the_first_question() -> None:
+    """Gemma's raises for one, and a chat with principles in front must be asked all the same."""
+    form, known = (ChatFormat(tiny_tokenizer(template=t + TEMPLATE)) for t in (NO_SYSTEM, ""))
+    told, turns = Message(role="system", content="Be kind."), (*user("How?"), Message(role="assistant", content="So."))
+    assert form.render((told, *user("How?"))) == known.render(user("Be kind.\n\nHow?"))
+    assert form.render((told, *turns, *user("Why?"))) == known.render(
+        (*user("Be kind.\n\nHow?"), *turns[1:], *user("Why?"))
+    )
+    assert known.render((told, *user("How?"))) != known.render(user("Be kind.\n\nHow?"))
+
+
+@pytest.mark.parametrize("said", ["Sow them in spring.", " Sow them in spring."], ids=["as trained", "as drawn"])
+def test_a_plain_reply_is_scored_trained_and_begun_with_one_space(said: str) -> None:
+    model = tiny_model(template=None)
+    form, text = model.format, "Human: How?\n\nAssistant: Sow them in spring."
+    before, after = form.encode_pair(user("How?"), said)
+    assert (form.tokenizer.decode(before + after), form.answer(said)) == (text, after)
+    assert form.tokenizer.decode(form.encode(user("How?")) + form.answer(said)) == text
+    first = model.opening(said, 1)
+    assert first and "Sow them in spring.".startswith(first)
+    assert form.encode((*user("How?"), Message(role="assistant", content=first))) == [*before, after[0]]
+
+
+def test_a_plain_reply_of_sentencepiece_has_no_token_for_a_space_alone() -> None:
+    words = ["<eos>", "▁", "?", *(f"▁{w}" for w in ("Human:", "How?", "Assistant:", "Sow", "them."))]
+    parts = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="?"))
+    parts.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])  # as Llama-2's
+    parts.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    form = ChatFormat(PreTrainedTokenizerFast(tokenizer_object=parts, eos_token="<eos>"))
+    assert form.tokenizer.convert_ids_to_tokens(form.answer("Sow them.")) == ["▁Sow", "▁them."]
 
 
 def test_a_model_says_its_name() -> None:

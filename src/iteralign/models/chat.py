@@ -1,13 +1,15 @@
 """A chat as a causal model reads it: the tokenizer's own template, or plain turns for base models."""
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 
 from iteralign.errors import ModelError
-from iteralign.records import Chat
+from iteralign.records import Chat, Message
 
 NAMES = {"user": "Human", "assistant": "Assistant"}
+TURN = f"{NAMES['assistant']}:"  # what a plain reply follows, with a space between
 STOP_TOKENS = 12  # the last tokens of a reply, in which the beginning of a user's turn is looked for
 
 
@@ -16,6 +18,20 @@ class Prompt(NamedTuple):
 
     ids: tuple[int, ...]
     begun: tuple[int, ...] = ()
+
+
+def spaced(text: str) -> str:
+    """As it follows a plain turn's name; what a model wrote there brings its space along."""
+    return text if text[:1].isspace() else f" {text}"
+
+
+def folded(chat: Chat) -> Chat:
+    """Its system messages as the beginning of the first question; without a question as it is."""
+    head = "\n\n".join(m.content for m in chat if m.role == "system")
+    turns = [m for m in chat if m.role != "system"]
+    if not head or not turns or turns[0].role != "user":
+        return chat
+    return (Message(role="user", content=f"{head}\n\n{turns[0].content}"), *turns[1:])
 
 
 class ChatFormat:
@@ -54,23 +70,29 @@ class ChatFormat:
 
     def render(self, chat: Chat) -> str:
         """The text up to where the reply begins; a chat that ends with an assistant message is left open."""
-        ends_open = chat[-1].role == "assistant"
         if self.plain:
             turns = "".join(
                 m.content if m.role == "system" else f"\n\n{NAMES[m.role]}: {m.content}" for m in chat
             ).lstrip("\n")
-            return turns if ends_open else turns + "\n\nAssistant:"
-        messages = [m.model_dump() for m in chat]
+            return turns if chat[-1].role == "assistant" else f"{turns}\n\n{TURN}"
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=not ends_open, continue_final_message=ends_open
-                )
-            )
+            return self._by_template(chat)
         except (TemplateError, ValueError) as error:
+            without = folded(chat)
+            with suppress(TemplateError, ValueError):
+                if without != chat:  # there are templates that know no system's turn (Gemma)
+                    return self._by_template(without)
             raise ModelError(
                 f"the model's chat template refuses this chat ({error}): roles {[m.role for m in chat]}"
             ) from error
+
+    def _by_template(self, chat: Chat) -> str:
+        ends_open, messages = chat[-1].role == "assistant", [m.model_dump() for m in chat]
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=not ends_open, continue_final_message=ends_open
+            )
+        )
 
     def next_turn_in(self, ids: list[int]) -> bool:
         """Whether a reply has just begun to speak for the user, which a base model does at the end of its turn."""
@@ -93,7 +115,16 @@ class ChatFormat:
 
     def answer(self, text: str) -> list[int]:
         """A reply as it follows its prompt, without its end."""
-        return self.encode_text(f" {text}" if self.plain else text, special=False)
+        return self.said(text)
+
+    def said(self, text: str) -> list[int]:
+        """The reply's own tokens."""
+        return self.following(spaced(text)) if self.plain else self.encode_text(text, special=False)
+
+    def following(self, text: str) -> list[int]:
+        """A text behind another one: SentencePiece would put a space of its own before one that stands alone."""
+        before, whole = (self.encode_text(t, special=False) for t in (TURN, TURN + text))
+        return whole[len(before) :] if whole[: len(before)] == before else self.encode_text(text, special=False)
 
     def encode_text(self, text: str, special: bool = True) -> list[int]:
         """A rendered template brings its own special tokens; plain text gets the tokenizer's (BOS)."""
@@ -102,6 +133,8 @@ class ChatFormat:
     def encode_pair(self, context: Chat | str, continuation: str) -> tuple[list[int], list[int]]:
         special = isinstance(context, str) or self.plain
         text = context if isinstance(context, str) else self.render(context)
+        if self.plain and continuation and text.endswith(TURN) and not isinstance(context, str):
+            continuation = spaced(continuation)
         if isinstance(context, str):
             trailing = len(text) - len(text.rstrip())
             text, continuation = text[: len(text) - trailing], text[len(text) - trailing :] + continuation

@@ -82,7 +82,7 @@ class TorchModel(Model):
 
     def opening(self, text: str, tokens: int) -> str:
         """Cut where a character ends: a token may hold a part of one."""
-        return str(self.tokenizer.decode(self.format.answer(text)[:tokens])).strip(" ").rstrip("\ufffd")
+        return str(self.tokenizer.decode(self.format.said(text)[:tokens])).strip(" ").rstrip("\ufffd")
 
     @torch.inference_mode()
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:

@@ -54,7 +54,10 @@ class Seq2SeqFormat(ChatFormat):
         return prompt, whole[len(begun) :]
 
     def answer(self, text: str) -> list[int]:
-        return [*self.opening, *self.encode_text(text, special=False)]
+        return [*self.opening, *self.said(text)]
+
+    def said(self, text: str) -> list[int]:
+        return self.encode_text(text, special=False)
 
 
 class Writing(Decoding):
