@@ -1,5 +1,6 @@
 """What a run shows while it works, where no terminal is."""
 
+import io
 import json
 import os
 import re
@@ -8,16 +9,18 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from iteralign.config import load_config
 from iteralign.errors import ConfigError, ModelError, StoreError, Waiting
 from iteralign.live import PROGRESS, Live, describe, follow, standing
 from iteralign.models.usage import Usage
 from iteralign.store import read_rows
-from iteralign.tracking import tracking
+from iteralign.tracking import measured, tracking
 
 ROOT = Path(__file__).parents[1]
 SCRIPTED = ROOT / "configs/scripted.yaml"
@@ -144,13 +147,86 @@ def test_who_watches_sees_speed_cost_and_time_left_and_a_training_that_counts_it
     ],
 )
 def test_who_watches_is_told_how_it_ended(error: BaseException | None, said: str, tmp_path: Path) -> None:
-    with suppress(KeyboardInterrupt, ModelError, Waiting), Live(plain=True, folder=tmp_path) as live:
+    with suppress(KeyboardInterrupt, ModelError, Waiting), Live(plain=True) as live:
+        live.keep(tmp_path)
         live.stage("00000/verdicts", 10, 0)
         if error:
             raise error
     assert said in follow(tmp_path, Live(plain=True))
-    with Live(plain=True, folder=tmp_path):
+    with Live(plain=True) as live:
+        live.keep(tmp_path)
         assert json.loads((tmp_path / PROGRESS).read_text())["state"] == "working", "the same run goes on"
+
+
+def test_a_directory_that_a_run_may_not_have_is_left_as_it_is(tmp_path: Path) -> None:
+    """An empty one it may have, one with other files not; and of another run's it writes nothing."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/thesis.tex").write_text("years of work")
+    for name, code in (("empty", 0), ("work", 2)):
+        with start(tmp_path / name) as process:
+            process.communicate()
+        assert process.returncode == code
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["thesis.tex"]
+    told(tmp_path / "empty")
+    before = {p: p.read_bytes() for p in (tmp_path / "empty").rglob("*") if p.is_file()}
+    more = ("--set", "seed=8", "--set", "runtime.trackers=[tensorboard]")
+    with start(tmp_path / "empty", *more) as process:
+        process.communicate()
+    assert process.returncode == 2
+    assert {p: p.read_bytes() for p in (tmp_path / "empty").rglob("*") if p.is_file()} == before
+
+
+def test_who_watches_a_run_that_starts_afresh_waits_for_the_new_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    told(folder)
+
+    def afresh() -> None:
+        time.sleep(0.2)
+        folder.rename(tmp_path / "aside")
+        time.sleep(0.3)
+        folder.mkdir()
+        told(folder, state="ended")
+
+    other = Thread(target=afresh)
+    other.start()
+    assert follow(folder, Live(plain=True), 0.01).endswith("the run has ended")
+    other.join()
+
+
+def test_what_an_earlier_start_has_cost_counts(tmp_path: Path) -> None:
+    """A run that goes on begins with what stands in events.jsonl."""
+    folder = tmp_path / "run"
+    with start(folder, "--set", "rounds=1") as process:
+        process.communicate()
+    (folder / "evals/final/verdicts.jsonl").unlink()
+    spent = {
+        "event": "stage",
+        "stage": "verdicts",
+        "seconds": 1.0,
+        "time": 1.0,
+        **Usage(calls=2, dollars=1.5)._asdict(),
+    }
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps(spent) + "\n")
+    with start(folder, "--set", "rounds=1") as process:
+        process.communicate()
+    assert json.loads((folder / PROGRESS).read_text())["dollars"] == 1.5
+
+
+def test_on_a_terminal_there_are_bars() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Live(console) as live:
+        live.usage = lambda: Usage(dollars=1.234)
+        live.stage("00000/responses", 100, 40)
+        live.advance("responses", 70, tokens=600)
+        live.note("1 principle")
+        live.stage("00000/verdicts", 100, 0)
+        live.advance("verdicts", 100)
+    assert isinstance(console.file, io.StringIO)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert "1 principle" in shown and "round 0: judging" in shown and "100/100" in shown and "$1.23" in shown
 
 
 def test_no_harm_at_all_is_not_taken_for_an_unknown_figure(tmp_path: Path) -> None:
@@ -192,6 +268,9 @@ def test_numbers_and_no_text_go_to_a_tracker(tmp_path: Path) -> None:
         for n in range(2)
     ]
     assert [e.step for e in events.Scalars("harmful compliance (evaluator)")] == [0, 2]
+    kinds = ("harmful compliance (evaluator)", "validation/benign_refusal", "training/rows")
+    by_time = sorted((e.wall_time, e.step) for name in kinds for e in events.Scalars(name))
+    assert [step for _, step in by_time] == sorted(step for _, step in by_time), "each step after the one before it"
     assert "round/principles" in names
     questions = {p["plain"][-1]["content"] for p in read_rows(tmp_path / "run/rounds/00000/prompts.jsonl")}
     told = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
@@ -207,12 +286,27 @@ def test_principles_go_to_a_tracker_where_that_is_asked_for(tmp_path: Path) -> N
     assert found and all(p["text"].encode() in files for p in found)
 
 
+def test_every_training_is_logged_and_the_base_first(tmp_path: Path) -> None:
+    made: dict[str, object] = {"rows": 8, "steps": 4, "loss": 0.5}
+    first, second = tmp_path / "rounds/00000", tmp_path / "rounds/00001"
+    for place in (first, second, tmp_path / "evals/base"):
+        place.mkdir(parents=True)
+    (first / "trained.json").write_text(json.dumps(made))
+    (second / "trained-dpo.json").write_text(json.dumps({**made, "rows": 9}))
+    (second / "trained-rl.json").write_text(json.dumps({"checkpoint": {**made, "rows": 7}, "rewards": []}))
+    (tmp_path / "evals/base/scores.json").write_text(json.dumps([{"name": "a", "variant": "b", "value": 0.5}]))
+    steps = measured(tmp_path)
+    assert [step for step, _ in steps] == [0, 1, 2]
+    assert steps[0][1] == {"a (b)": 0.5} and steps[1][1]["training/rows"] == 8
+    assert (steps[2][1]["training-dpo/rows"], steps[2][1]["training-rl/rows"]) == (9, 7)
+
+
 def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
     config = load_config(SCRIPTED, ["runtime.trackers=[wandbb]"])
-    with pytest.raises(ConfigError, match=r"no tracker 'wandbb': expected some of .*wandb"), tracking(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"no tracker 'wandbb': expected some of .*wandb"), tracking(config):
         pass
     config = load_config(SCRIPTED, ["runtime.trackers=[aim]"])
-    with pytest.raises(ConfigError, match="aim needs its package: pip install aim"), tracking(config, tmp_path):
+    with pytest.raises(ConfigError, match="aim needs its package: pip install aim"), tracking(config):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ import typer
 
 from iteralign import __version__, cli_constitution, cli_eval, cli_export, cli_judge, cli_pack, cli_probe, cli_review
 from iteralign.cli_options import Fresh, Sets, resumable
-from iteralign.errors import ConfigError, IteralignError, ModelError, Stopped, StoreError, Waiting
+from iteralign.errors import ConfigError, IteralignError, Stopped, Waiting
 
 if TYPE_CHECKING:
     from iteralign.config import RunConfig
@@ -84,12 +84,15 @@ def run_one(settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFo
     """To its end; returns why it was stopped before."""
     from iteralign.live import Downloads, Live
     from iteralign.recipes import carry_out
+    from iteralign.report.spent import read_spent, total
     from iteralign.runs import open_
     from iteralign.tracking import tracking
 
-    with tracking(settings, folder) as trackers, Live(folder=folder, log=log, trackers=trackers) as live:
+    with tracking(settings) as trackers, Live(log=log, trackers=trackers) as live:
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
-        live.usage, live.ended = lambda: opened.usage, opened.spent
+        before = total(read_spent(folder))
+        live.usage, live.ended = lambda: before.plus(opened.usage), opened.spent
+        live.keep(folder)
         try:
             with resumable():
                 return carry_out(opened).stopped
@@ -140,13 +143,14 @@ def sweep(
         typer.secho(f"{name}: {folder / settings.name}", bold=True)
         try:
             why = run_one(settled(settings, folder), folder / settings.name)
-        except (ModelError, StoreError, Stopped) as error:  # the others can still be run
+        except IteralignError as error:  # the others can still be run
             why = str(error)
         if why:
             stopped[name] = why
             typer.secho(f"{name}: {why}", fg="red", err=True)
     found = read_variants(folder, {name: settings.name for name, settings in variants.items()}, stopped)
     print_sweep(config.stem, found)
+    folder.mkdir(parents=True, exist_ok=True)  # where no variant has begun
     write_text(folder / "sweep.md", sweep_markdown(config.stem, sweep_table(found)))
     typer.echo(f"Table: {folder / 'sweep.md'}")
     if stopped:

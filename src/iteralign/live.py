@@ -48,26 +48,26 @@ WORDS = {
 
 
 PROGRESS = "progress.json"
+PATIENCE = 10.0  # seconds: `run --fresh` moves a directory aside before it makes the new one
 LogFormat = Literal["text", "json"]
 State = Literal["working", "ended", "waiting", "stopped"]
 
 
 class Live:
-    """A `store.Watcher`. `tokens` is told by the models' owner how many tokens a stage has made. `folder`: the run
-    directory, where progress.json is kept. `log`: json prints a line of JSON an event to standard output."""
+    """A `store.Watcher`. `log`: json prints a line of JSON an event to standard output. `trackers` are told of the run
+    directory whenever a round has come to something."""
 
     def __init__(
         self,
         console: Console | None = None,
         plain: bool | None = None,
-        folder: Path | None = None,
         log: LogFormat = "text",
         trackers: Callable[[Path], None] | None = None,
     ) -> None:
         self.console = console or Console(stderr=True)
         self.json = log == "json"
         self.plain = not self.console.is_terminal or self.json if plain is None else plain
-        self.folder = folder
+        self.folder: Path | None = None
         self.trackers = trackers
         self._said = ""
         self._written = 0.0
@@ -91,14 +91,20 @@ class Live:
                 console=self.console,
             )
 
+    def keep(self, folder: Path) -> None:
+        """From here on progress.json is kept in this run directory, which nobody else's run has: who watches must not take
+        what an earlier start has left for this one's."""
+        self.folder = folder
+        self._tell(0)
+
     def __enter__(self) -> "Live":
-        self._tell(0)  # who watches must not take what an earlier start has left for this one's
         if self._progress:
             self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.finish()
+        self._track()
         self._tell(0, state="ended" if kind is None else "waiting" if issubclass(kind, Waiting) else "stopped")
         if self._progress:
             self._progress.stop()
@@ -162,13 +168,16 @@ class Live:
         if said != self._said:
             self._said = said
             self.note(said)
-            if self.trackers and self.folder:
-                self.trackers(self.folder)
+            self._track()
+
+    def _track(self) -> None:
+        if self.trackers and self.folder:
+            self.trackers(self.folder)
 
     def _tell(self, done: int, speed: str = "", left: float | None = None, state: State = "working") -> None:
         """At most twice a second, and whole: who reads it never finds a half of it."""
         now = time.monotonic()
-        if self.folder is None or not self.folder.is_dir() or (left is not None and now - self._written < 0.5):
+        if self.folder is None or (left is not None and now - self._written < 0.5):
             return
         self._written = now
         told = {"pid": os.getpid(), "stage": self._last, "total": self._total, "done": done, "speed": speed}
@@ -255,16 +264,11 @@ def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
 
     Raises StoreError where no run has begun.
     """
-    path = folder / PROGRESS
     shown: tuple[str, int] | None = None
-    if not path.is_file():
-        raise StoreError(
-            f"{folder} holds no {PROGRESS}: no run works there. Start one: iteralign run CONFIG --run-dir {folder}"
-        )
+    told = progress_in(folder)
     with live or Live() as display:
         said = ""
         while True:
-            told = json.loads(path.read_text())
             if told["state"] == "ended":
                 return f"{folder}: the run has ended"
             if told["state"] == "waiting":
@@ -283,6 +287,21 @@ def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
                 said = now
                 display.note(said)
             time.sleep(pause)
+            told = progress_in(folder, PATIENCE)
+
+
+def progress_in(folder: Path, patience: float = 0.0) -> Any:
+    """What progress.json says. StoreError: there is none, not even in so many seconds."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return json.loads((folder / PROGRESS).read_text())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if time.monotonic() >= until:
+                raise StoreError(
+                    f"{folder} holds no {PROGRESS}: no run works there. Start one: iteralign run CONFIG --run-dir {folder}"
+                ) from error
+        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:

@@ -10,10 +10,13 @@ from typing import Any
 from iteralign.config import RunConfig
 from iteralign.errors import ConfigError
 
+TRAININGS = {"trained": "training", "trained-dpo": "training-dpo", "trained-rl": "training-rl"}
+
 
 class Trackers:
-    """Told of a run directory whenever something in it was finished, they log what is new there: step 0 is the untouched
-    policy, step n the policy after round n - 1. They are begun when there is something to log, in its `tracking/`."""
+    """Told of a run directory whenever something in it was finished, they log what is new there, step by step: step 0 is
+    the untouched policy, step n what training n - 1 made of it (`rounds/`: a round; of self_improve half a one, which is CAI
+    or RLAIF). They are begun when there is something to log, in its `tracking/`."""
 
     def __init__(self, kinds: Sequence[Any], name: str, texts: bool) -> None:
         self.kinds, self.name, self.texts = kinds, name, texts
@@ -21,7 +24,7 @@ class Trackers:
         self.logged: set[tuple[int, str]] = set()
 
     def __call__(self, folder: Path) -> None:
-        for step, values in [*numbers(folder), *(principles(folder) if self.texts else [])]:
+        for step, values in measured(folder, self.texts):  # in order: a tracker may drop what comes late
             new = {name: value for name, value in values.items() if (step, name) not in self.logged}
             self.logged |= {(step, name) for name in new}
             for tracker in self._trackers(folder) if new else ():
@@ -37,7 +40,7 @@ class Trackers:
 
 
 @contextmanager
-def tracking(config: RunConfig, folder: Path) -> Iterator[Trackers | None]:
+def tracking(config: RunConfig) -> Iterator[Trackers | None]:
     """None where the config names no tracker. Raises ConfigError: no such tracker, or its package is not installed."""
     if not config.runtime.trackers:
         yield None
@@ -60,42 +63,40 @@ def tracking(config: RunConfig, folder: Path) -> Iterator[Trackers | None]:
     try:
         yield found
     finally:
-        found(folder)
         for tracker in found.begun:
             tracker.finish()
 
 
-def numbers(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    """What is measured so far, by step: figures of the gates, rows trained on, principles, scores before and after."""
-    found: list[tuple[int, dict[str, float]]] = []
+def measured(folder: Path, texts: bool = False) -> list[tuple[int, dict[str, float | str]]]:
+    """What is measured so far, by step: figures of the gates, training, principles (`texts`: a line each, too), scores
+    before and after."""
+    steps: dict[int, dict[str, float | str]] = {0: scores(folder, "base")}
     for place in sorted((folder / "rounds").glob("*")):
-        values: dict[str, float] = {}
-        if (gate := read(place / "gate.json")) is not None:
-            values |= {f"validation/{name}": value for name, value in gate["figures"].items() if value is not None}
-            values |= {"round/kept": float(gate["kept"]), "round/share": gate["share"]}
-        if (trained := read(place / "trained.json")) is not None:
-            values |= {
-                f"training/{name}": trained[name] for name in ("rows", "steps", "loss") if trained[name] is not None
-            }
-        if (principles := read(place / "principles.json")) is not None:
-            values["round/principles"] = float(len(principles["constitution"]["principles"]))
-        found.append((int(place.name) + 1, values))
-    last = found[-1][0] if found else 0
-    for name, step in (("base", 0), ("final", last)):
-        scores: Any = read(folder / f"evals/{name}/scores.json") or []
-        told = {f"{s['name']} ({s['variant']})": s["value"] for s in scores if s["value"] is not None}
-        found.append((step, told))
-    return [(step, values) for step, values in found if values]
+        steps[int(place.name) + 1] = of_round(place, texts)
+    steps[max(steps)] |= scores(folder, "final")
+    return [(step, values) for step, values in steps.items() if values]
 
 
-def principles(folder: Path) -> list[tuple[int, dict[str, str]]]:
-    """The constitution after each round's discovery, a principle a line, by step."""
-    found: list[tuple[int, dict[str, str]]] = []
-    for place in sorted((folder / "rounds").glob("*")):
-        if (made := read(place / "principles.json")) is not None:
-            lines = "\n".join(f"- {p['text']}" for p in made["constitution"]["principles"])
-            found.append((int(place.name) + 1, {"constitution": lines}))
-    return found
+def scores(folder: Path, name: str) -> dict[str, float | str]:
+    found: Any = read(folder / f"evals/{name}/scores.json") or []
+    return {f"{s['name']} ({s['variant']})": s["value"] for s in found if s["value"] is not None}
+
+
+def of_round(place: Path, texts: bool) -> dict[str, float | str]:
+    values: dict[str, float | str] = {}
+    if (gate := read(place / "gate.json")) is not None:
+        values |= {f"validation/{name}": value for name, value in gate["figures"].items() if value is not None}
+        values |= {"round/kept": float(gate["kept"]), "round/share": gate["share"]}
+    for stage, name in TRAININGS.items():
+        made = read(place / f"{stage}.json") or {}
+        made = made.get("checkpoint", made)
+        values |= {f"{name}/{x}": made[x] for x in ("rows", "steps", "loss") if made.get(x) is not None}
+    if (found := read(place / "principles.json")) is not None:
+        principles = found["constitution"]["principles"]
+        values["round/principles"] = float(len(principles))
+        if texts:
+            values["constitution"] = "\n".join(f"- {p['text']}" for p in principles)
+    return values
 
 
 def read(path: Path) -> Any:
