@@ -105,6 +105,19 @@ def test_the_runs_stand_side_by_side_and_are_not_made_twice(sweep: Path, tmp_pat
     assert "as it is" in table and "no rules of its own" in table and "principles found" in table
 
 
+@pytest.mark.parametrize("gone", [1, 2])
+def test_variants_that_cannot_be_run_leave_the_others_and_the_table(sweep: Path, tmp_path: Path, gone: int) -> None:
+    lost = "{prompts: {red_team: [{source: gone.jsonl, wants: decline}]}, seed: %d}"
+    kept = "" if gone == 2 else "  as it is: null\n"
+    told = "".join(f"  gone {n}: {lost % n}\n" for n in range(gone))
+    sweep.write_text(SWEEP[: SWEEP.index("  as it is")] + told + kept)
+    command = [sys.executable, "-m", "iteralign.cli", "sweep", str(sweep), "--run-dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 3 and f"{gone} of 2 variants did not come to their end: gone 0" in done.stderr
+    assert "Traceback" not in done.stderr and "gone.jsonl" in done.stderr
+    assert ("as it is" in (tmp_path / "out/sweep.md").read_text()) == bool(kept)
+
+
 def test_an_unknown_variant_is_named(sweep: Path) -> None:
     command = [sys.executable, "-m", "iteralign.cli", "sweep", str(sweep), "--only", "other"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

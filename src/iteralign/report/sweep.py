@@ -56,7 +56,7 @@ def side_by_side(summaries: Sequence[Summary]) -> list[Variant]:
 
 
 def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
-    """Head and rows: a measure a row, a variant a column."""
+    """Head and rows: a measure a row, a variant that has begun a column."""
     found = [v for v in variants if v.summary is not None]
     table = [["", *(v.name for v in found)]]
     for label, name, variant in ROWS:
@@ -76,9 +76,7 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
     table.append(["tokens read, written", *(tokens(total(v.summary.spent)) for v in found if v.summary)])
     table.append(["cost", *(cost(total(v.summary.spent)) for v in found if v.summary)])
     table.append(["stopped", *(clean(v.why or (v.summary.stopped if v.summary else "") or "") for v in found)])
-    return [
-        row for row in table if len(row) > 1 and (row is table[0] or any(cell not in ("", "–") for cell in row[1:]))
-    ]
+    return [row for row in table if row is table[0] or any(cell not in ("", "–") for cell in row[1:])]
 
 
 def probed(variant: Variant) -> list[Row]:
