@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
+from iteralign.config import SequenceClassifierConfig
 from iteralign.errors import ModelError, NotApplicable
 from iteralign.models.base import LEAST_MASS, Job, Model, choice_from
-from iteralign.models.weights import weights_digest
+from iteralign.models.device import pick_device, pick_dtype
+from iteralign.models.weights import load_tokenizer, weights_digest
 from iteralign.records import Chat, Choice, Reply
 
 
@@ -48,30 +50,42 @@ class SequenceClassifier(Model):
         texts = [tuple(m.content for m in chat) for chat in chats]
         pairs = all(len(t) == 2 for t in texts)
         columns = [[t[k] for t in texts] for k in range(2)] if pairs else [["\n".join(t) for t in texts]]
-        most = min(
-            int(self.tokenizer.model_max_length), int(getattr(self.module.config, "max_position_embeddings", 512))
-        )
+        most = min(int(self.tokenizer.model_max_length), positions(self.module))
         ids = self.tokenizer(*columns, padding=True, truncation=True, max_length=most, return_tensors="pt")
         self.meter.add(int(ids["attention_mask"].sum()), 0, len(chats))
         return self.module(**ids.to(self.module.device)).logits.float()
 
 
-def load_classifier(source: str, device: torch.device, batch: int) -> SequenceClassifier:
-    """A folder or hub id, in float32."""
+def positions(module: Any) -> int:
+    """How many tokens it reads: RoBERTa counts them from behind its padding token's, and so has fewer than positions."""
+    most = int(getattr(module.config, "max_position_embeddings", None) or 512)
+    numbered = (m for name, m in module.named_modules() if name.endswith("position_embeddings"))
+    padding = next((p for m in numbered if (p := getattr(m, "padding_idx", None)) is not None), None)
+    return most if padding is None else most - padding - 1
+
+
+def load_classifier(config: SequenceClassifierConfig, source: str) -> SequenceClassifier:
+    """A folder or hub id. dtype auto is float32: classifiers are small, and their thresholds were set in it."""
+    device = pick_device(config.device)
     try:
         module, loaded = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = load_tokenizer(source, config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a classifier from {source}: {error}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if loaded["missing_keys"]:
         raise ModelError(
             f"{source} has no classification head ({', '.join(sorted(loaded['missing_keys'])[:3])} would be random): name "
             "a classifier, or take type: transformers for a guard model that answers with a label"
         )
-    return SequenceClassifier(
-        module.to(device), tokenizer, f"classifier:{weights_digest(dict(module.named_parameters()))}", batch
-    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    module.config.pad_token_id = tokenizer.pad_token_id  # or a decoder's head looks at the padding of a batch
+    name = f"classifier:{weights_digest(dict(module.named_parameters()))}"
+    dtype = torch.float32 if config.dtype == "auto" else pick_dtype(config.dtype, device)
+    return SequenceClassifier(module.to(device=device, dtype=dtype), tokenizer, name, config.batch)

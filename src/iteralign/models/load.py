@@ -52,9 +52,8 @@ def load_model(
     source = resolve(config.model, progress=progress) if weights is None else Path(weights)
     if isinstance(config, SequenceClassifierConfig):
         from iteralign.models.classifier import load_classifier
-        from iteralign.models.device import pick_device
 
-        return load_classifier(str(source), pick_device(config.device), config.batch)
+        return load_classifier(config, str(source))
     if isinstance(config, LlamaCppConfig):
         from iteralign.models.llama_cpp import LlamaCppModel
 
