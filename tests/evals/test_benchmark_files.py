@@ -65,14 +65,16 @@ def test_mmlu_is_zero_shot_from_a_file_and_five_shot_from_a_folder(tmp_path: Pat
     head = "The following are multiple choice questions (with answers) about high school physics.\n\n"
     assert item.asked == head + "Fast?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
     assert (item.options, item.right, item.form) == ((" A", " B", " C", " D"), (2,), "0-shot, letters")
-    for part, rows in (("test", ["Slow?,a,b,c,d,B"]), ("dev", ["One?,a,b,c,d,0", "Two?,a,b,c,d,3"])):
+    for part, rows in (("test", ['"Slow,\nor not?",a,b,c,d,B']), ("dev", ["One?,a,b,c,d,A", "Two?,a,b,c,d,D"])):
         (tmp_path / part).mkdir()
-        header = "question,choice0,choice1,choice2,choice3,answer"
-        (tmp_path / part / f"anatomy_{part}.csv").write_text("\n".join([header, *rows]))
+        (tmp_path / part / f"anatomy_{part}.csv").write_text("\n".join(rows) + "\n")
     [shot] = mmlu(tmp_path)
     assert str(shot.asked).startswith(head.replace("high school physics", "anatomy") + "One?\nA. a")
-    assert "D. d\nAnswer: D\n\nSlow?" in str(shot.asked)
+    assert "D. d\nAnswer: D\n\nSlow,\nor not?" in str(shot.asked)
     assert (shot.right, shot.form) == ((1,), "5-shot, letters")
+    (tmp_path / "test" / "anatomy_test.csv").write_text("Slow?,a,b,c,d,B\nHow, then?,a,b,c,d,B\n")
+    with pytest.raises(DataError, match="anatomy_test.csv, row 2: expected a question, 4 choices and a letter, got 7"):
+        mmlu(tmp_path)
 
 
 def test_truthfulqa_has_both_forms_and_every_option_alone(tmp_path: Path) -> None:

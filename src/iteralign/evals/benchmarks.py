@@ -1,11 +1,13 @@
 """Files of public benchmarks → items. Plain prompts are lm-evaluation-harness's, zero-shot unless the form says more."""
 
+import csv
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from iteralign.data.files import Row, existing, read_json, read_rows, records, type_name
+from iteralign.data.files import Row, existing, read_json, read_rows, read_text, records, type_name
 from iteralign.errors import DataError
 from iteralign.evals.answers import PER_CHARACTER, PER_TOKEN, SHARE, TOTAL, Item, check_right, last_number
 from iteralign.prompts import fill, load_prompt
@@ -200,8 +202,8 @@ def number(row: Row, column: str) -> int:
 
 
 def mmlu(place: Path) -> list[Item]:
-    """Hendrycks et al. 2021: a file of rows with `subject`, zero-shot; or a folder of test/SUBJECT_test.csv, five-shot
-    where it has dev/SUBJECT_dev.csv too."""
+    """Hendrycks et al. 2021: a file of rows with `subject`, zero-shot; or their folder of test/SUBJECT_test.csv,
+    five-shot where it has dev/SUBJECT_dev.csv too."""
     if not place.is_dir():
         return [mmlu_item(row, text(row, "subject"), "") for row in read_rows(existing(place))]
     tests = sorted((place / "test").glob("*_test.csv"))
@@ -213,9 +215,19 @@ def mmlu(place: Path) -> list[Item]:
     for test in tests:
         subject = test.stem.removesuffix("_test")
         dev = place / "dev" / f"{subject}_dev.csv"
-        shots = "".join(shot(row) for row in read_rows(dev)) if dev.is_file() else ""
-        items += [mmlu_item(row, subject, shots) for row in read_rows(test)]
+        shots = "".join(shot(row) for row in mmlu_rows(dev)) if dev.is_file() else ""
+        items += [mmlu_item(row, subject, shots) for row in mmlu_rows(test)]
     return items
+
+
+def mmlu_rows(path: Path) -> Iterator[Row]:
+    """As published: no header; a question, four choices and the right one's letter."""
+    for n, cells in enumerate(filter(None, csv.reader(io.StringIO(read_text(path), newline=""))), 1):
+        if len(cells) != 6:
+            raise DataError(
+                f"{path}, row {n}: expected a question, 4 choices and a letter, got {len(cells)} cells. Quote cells with commas"
+            )
+        yield Row(f"{path}, row {n}", {"question": cells[0], "choices": cells[1:5], "answer": cells[5]})
 
 
 def mmlu_options(row: Row) -> list[str]:
