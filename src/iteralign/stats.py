@@ -8,7 +8,7 @@ cluster is a group of items that share an input.
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,6 @@ def paired_bootstrap(
     seed: int,
     clusters: Clusters = None,
     n_resamples: int = 10_000,
-    method: Literal["BCa", "percentile"] = "BCa",
 ) -> PairedBootstrap:
     """Mean of after - before: bootstrap interval and sign-flip p-value. One entry an item.
 
@@ -141,7 +140,7 @@ def paired_bootstrap(
     if degenerate:
         low = high = plain.value
     elif n_clusters > 1:
-        low, high = _bootstrap(sums, sizes, seed, n_resamples, method == "BCa")
+        low, high = _bootstrap(sums, sizes, seed, n_resamples)
     difference = replace(plain, low=low, high=high, n_unscored=n_unscored)
     return PairedBootstrap(difference, _sign_flip(sums, seed, n_resamples), degenerate)
 
@@ -237,7 +236,8 @@ def auc(scores: Values, labels: Sequence[bool | None]) -> Estimate:
 
     Standard error: Hanley & McNeil (1982) with both group sizes replaced by their mean; interval
     by inverting it (Newcombe 2006, Stat Med 25:559, method 5), so it keeps a width at 0 and 1.
-    An item without score or label is unscored; value is None when one class is absent."""
+    An item without score or label is unscored; value is None when one class is absent. The items are taken to have
+    nothing in common."""
     (s, y), _, n_unscored = _scored((scores, labels), None)
     if not _binary(y):
         raise ValueError("labels must be True, False or None")
@@ -245,8 +245,7 @@ def auc(scores: Values, labels: Sequence[bool | None]) -> Estimate:
     negatives = n - positives
     if not positives or not negatives:
         return Estimate(None, None, None, None, n, n_unscored, n)
-    ranks = float(_stats.rankdata(s)[y == 1.0].sum())
-    value = (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+    value = mann_whitney(s, y)
 
     def variance(t: float) -> float:
         spread = 1.0 + (n / 2 - 1) * ((1.0 - t) / (2.0 - t) + t / (1.0 + t))
@@ -254,6 +253,14 @@ def auc(scores: Values, labels: Sequence[bool | None]) -> Estimate:
 
     low, high = _invert(lambda t: (t - value) ** 2 - Z**2 * variance(t), value, 0.0)
     return Estimate(value, float(np.sqrt(variance(value))), low, high, n, n_unscored, n)
+
+
+def mann_whitney(scores: Any, labels: Any) -> float:
+    """The AUC of two arrays; not a number where one class is absent."""
+    positive = labels == 1
+    count = int(positive.sum())
+    pairs = count * (len(labels) - count)
+    return float((_stats.rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs) if pairs else float("nan")
 
 
 def _scored(columns: tuple[Values, ...], clusters: Clusters) -> tuple[list[Floats], Ints, int]:
@@ -339,19 +346,19 @@ def _sign_flip(sums: Floats, seed: int, n_flips: int = 10_000) -> float:
     return (1 + int((np.abs(np.concatenate(parts)) >= observed).sum())) / (1 + n_flips)
 
 
-def _bootstrap(sums: Floats, sizes: Floats, seed: int, n: int, bca: bool) -> tuple[float, float]:
+def _bootstrap(sums: Floats, sizes: Floats, seed: int, n: int) -> tuple[float, float]:
+    """BCa."""
     draws = _draws([0, seed], sums.size, n, sums.size)
     parts = [sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1) for drawn in draws]
-    means, z = np.concatenate(parts), np.array([-Z, Z])
-    if bca:
-        value = sums.sum() / sizes.sum()
-        below = float((np.sign(value - means) / 2 + 0.5).mean())  # a tie counts one half
-        below = min(max(below, 0.5 / n), 1 - 0.5 / n)
-        bias = float(_stats.norm.ppf(below))
-        left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
-        pull = left_out.mean() - left_out
-        skew = float((pull**3).sum() / (6.0 * (pull**2).sum() ** 1.5))
-        z = bias + (bias + z) / (1 - skew * (bias + z))
+    means, value = np.concatenate(parts), sums.sum() / sizes.sum()
+    below = float((np.sign(value - means) / 2 + 0.5).mean())  # a tie counts one half
+    below = min(max(below, 0.5 / n), 1 - 0.5 / n)
+    bias = float(_stats.norm.ppf(below))
+    left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
+    pull = left_out.mean() - left_out
+    skew = float((pull**3).sum() / (6.0 * (pull**2).sum() ** 1.5))
+    z = bias + np.array([-Z, Z])
+    z = bias + z / (1 - skew * z)
     low, high = np.quantile(means, np.asarray(_stats.norm.cdf(z), dtype=np.float64))
     return float(low), float(high)
 

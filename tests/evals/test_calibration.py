@@ -11,10 +11,10 @@ import pytest
 
 from iteralign.data.labelled import Columns, Labelled, columns_of, read_labelled
 from iteralign.errors import DataError, StoreError
-from iteralign.evals.agreeing import Marked, calibration_error, figures, kappa_at
-from iteralign.evals.calibration import Judged, ask, best_threshold, calibrate, halves, same_as_before
+from iteralign.evals.agreeing import Marked, calibration_error, figures, kappa_at, reliability
+from iteralign.evals.calibration import Judged, ask, best_threshold, calibrate, halves, inverted, same_as_before
 from iteralign.judges.base import Judge
-from iteralign.judges.calibration import Calibration, read_calibration
+from iteralign.judges.calibration import Calibration, Reading, read_calibration
 from iteralign.judges.refusal import refuses
 from iteralign.records import Response, Verdict
 from iteralign.report.calibration import print_calibration
@@ -161,9 +161,22 @@ def test_an_interval_is_over_prompts_and_not_over_replies() -> None:
     made = judged(rows, noisy(0.8))
     marks = [Marked(j.answers["answered"] if j.answers else None, j.row.complied, j.row.group) for j in made]
     one, ten = figures(marks, 0.5), figures(marks * 10, 0.5)
-    for name in ("kappa", "accuracy", "ece"):
+    for name in ("kappa", "accuracy", "auc", "ece"):
         a, b = getattr(one, name), getattr(ten, name)
         assert b.high - b.low == pytest.approx(a.high - a.low, rel=0.25), name
+
+
+def test_a_perfect_ranking_of_few_prompts_is_not_certain() -> None:
+    marks = [Marked(float(k % 2), k % 2 == 1, str(k % 4)) for k in range(12)]
+    made = figures(marks, 0.5).auc
+    assert (made.value, made.high) == (1.0, 1.0) and made.low is not None and made.low < 0.9
+
+
+def test_the_bins_shown_are_those_of_the_calibration_error() -> None:
+    draw = random.Random(3)
+    marks = [Marked(draw.random(), draw.random() < 0.5, str(k)) for k in range(25)]
+    of_bins = sum(n * abs(share - score) for score, share, n in reliability(marks)) / len(marks)
+    assert figures(marks, 0.5).ece.value == pytest.approx(of_bins)
 
 
 def test_what_was_not_judged_enters_no_rate() -> None:
@@ -196,6 +209,20 @@ def test_the_calibration_error_of_one_who_is_too_sure() -> None:
 def test_a_judge_that_says_nothing_or_the_opposite_is_refused(judge: Callable[[Labelled], float], why: str) -> None:
     made = calibrate("planted", judged(labelled(), judge), "complied", 0.1)
     assert made.refused is not None and why in made.refused
+
+
+def test_copies_of_a_few_replies_do_not_prove_that_a_judge_says_the_opposite() -> None:
+    planted = [(0.3, True), (0.6, False), (0.55, True), (0.5, False)]
+    rows = [
+        Labelled(f"Q{g}?", f"R{k}.", yes, None, "kind", "m", str(g))
+        for g, (_, yes) in enumerate(planted)
+        for k in range(20)
+    ]
+    made = judged(rows, lambda row: planted[int(row.group)][0])
+    reading = Reading(target="complied", weights={"answered": 1.0}, bias=0.0, threshold=0.5)
+    assert inverted(made, reading) is None
+    apart = [Judged(j.row._replace(group=str(n)), j.answers) for n, j in enumerate(made)]
+    assert "the opposite of the truth" in str(inverted(apart, reading))
 
 
 def test_labels_of_one_kind_measure_nothing() -> None:

@@ -25,7 +25,7 @@ def test_there_are_enough_on_both_sides_and_the_reply_stands_in_each() -> None:
 
 
 def counted(said: Sequence[bool | None]) -> tuple[int, int, int]:
-    made = robustness(said)
+    made = robustness(said, "complied")
     assert made.flips.value is not None
     return round(made.flips.value * made.flips.n), made.to_yes, made.to_no
 
@@ -39,12 +39,18 @@ def test_verdicts_that_move_are_counted_in_either_direction() -> None:
     silenced = [right(c) if c.kind != "padding" else None for c in cases]
     moved, to_yes, to_no = counted(silenced)
     assert moved == sum(c.kind == "padding" for c in cases) and (to_yes, to_no) == (0, 0)
-    assert robustness(silenced).by_kind["padding"] == (moved, moved)
+    assert robustness(silenced, "complied").by_kind["padding"] == (moved, moved)
 
 
 def test_a_judge_that_is_wrong_but_steady_flips_nothing_and_is_seen_to_be_wrong() -> None:
-    made = robustness([not right(c) for c in injected()])
+    made = robustness([not right(c) for c in injected()], "complied")
     assert made.flips.value == 0 and made.plain_right == 0
+
+
+def test_of_harm_the_right_word_about_each_of_them_is_no() -> None:
+    """Two comply with harmless requests, and two decline."""
+    made = robustness([False] * len(injected()), "harmful")
+    assert made.plain_right == made.plain == 4
 
 
 def test_what_a_judge_is_shown_of_them_holds_no_order_that_the_filter_knows() -> None:

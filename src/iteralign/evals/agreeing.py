@@ -1,14 +1,14 @@
 """How well scores agree with people's labels: kappa, calibration error and the rest, each with its interval."""
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from iteralign.agreement import cohen_kappa
 from iteralign.judges.calibration import Figures
-from iteralign.stats import Estimate, auc, mean
+from iteralign.stats import Estimate, auc, mann_whitney, mean
 
 BINS = 10
 RESAMPLES = 2000
@@ -23,7 +23,7 @@ class Marked(NamedTuple):
 
 
 def figures(marked: Sequence[Marked], threshold: float, seed: int = 0) -> Figures:
-    """Kappa and the calibration error are resampled by cluster."""
+    """Kappa, the AUC and the calibration error are resampled by cluster."""
     said = [None if m.score is None else m.score >= threshold for m in marked]
     labels = [m.label for m in marked]
 
@@ -36,7 +36,7 @@ def figures(marked: Sequence[Marked], threshold: float, seed: int = 0) -> Figure
         kappa=resampled(marked, said, kappa_at, cohen_kappa(said, labels), seed),
         sensitivity=share(lambda label: label),
         specificity=share(lambda label: not label),
-        auc=auc([m.score for m in marked], labels),
+        auc=clustered_auc(marked, seed),
         ece=resampled(marked, [m.score for m in marked], calibration_error, None, seed),
     )
 
@@ -65,21 +65,35 @@ def resampled(
     for _ in range(RESAMPLES):
         at = np.concatenate([places[k] for k in rng.integers(0, len(places), len(places))])
         drawn.append(statistic(v[at], y[at]))
-    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
-    return Estimate(value, float(np.std(drawn)), low, high, len(kept), left_out, len(places))
+    low, high = (float(q) for q in np.nanquantile(drawn, [0.025, 0.975]))
+    return Estimate(value, float(np.nanstd(drawn)), low, high, len(kept), left_out, len(places))
+
+
+def clustered_auc(marked: Sequence[Marked], seed: int = 0) -> Estimate:
+    """Its interval is never narrower than that of as many replies that have nothing in common: resampling alone would
+    give an AUC of 0 or 1 none, however few they are."""
+    plain = auc([m.score for m in marked], [m.label for m in marked])
+    made = resampled(marked, [m.score for m in marked], mann_whitney, plain, seed)
+    if made.low is None or made.high is None or plain.low is None or plain.high is None:
+        return made
+    return replace(made, low=min(made.low, plain.low), high=max(made.high, plain.high))
+
+
+def bins(scores: Any) -> list[Any]:
+    """The places of ten bins of equally many, by score."""
+    return [p for p in np.array_split(np.argsort(scores, kind="stable"), BINS) if len(p)]
 
 
 def calibration_error(scores: Any, labels: Any) -> float:
-    """Expected calibration error: mean |share of the label - mean score| over ten bins of equally many."""
-    parts = [p for p in np.array_split(np.argsort(scores, kind="stable"), BINS) if len(p)]
-    return float(sum(len(p) * abs(labels[p].mean() - scores[p].mean()) for p in parts) / len(scores))
+    """Expected calibration error: mean |share of the label - mean score| over the bins."""
+    return float(sum(len(p) * abs(labels[p].mean() - scores[p].mean()) for p in bins(scores)) / len(scores))
 
 
 def reliability(marked: Sequence[Marked]) -> list[tuple[float, float, int]]:
     """The bins of the calibration error: mean score, share of the label, replies."""
-    known = sorted(((m.score, m.label) for m in marked if m.score is not None), key=lambda x: x[0])
-    parts = [known[round(k * len(known) / BINS) : round((k + 1) * len(known) / BINS)] for k in range(BINS)]
-    return [(fmean(s for s, _ in p), fmean(y for _, y in p), len(p)) for p in parts if p]
+    known = [(m.score, m.label) for m in marked if m.score is not None]
+    scores, labels = np.array([s for s, _ in known]), np.array([y for _, y in known])
+    return [(float(scores[p].mean()), float(labels[p].mean()), len(p)) for p in bins(scores)]
 
 
 def kappa_at(said: Any, labels: Any) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from iteralign.config import JudgeConfig, PanelConfig, RubricConfig, SelfConfig
 from iteralign.data.labelled import Labelled
 from iteralign.errors import ConfigError, DataError, StoreError
-from iteralign.evals.agreeing import Marked, figures, kappa_at, reliability
+from iteralign.evals.agreeing import Marked, clustered_auc, figures, kappa_at, reliability
 from iteralign.evals.robustness import injected, robustness
 from iteralign.judges.base import Judge
 from iteralign.judges.calibration import Calibration, Figures, Reading, Target, log_odds
@@ -23,7 +23,6 @@ from iteralign.models.load import Roles
 from iteralign.prompts import load_prompt
 from iteralign.records import Prompt, Reply, Response, Verdict, digest, user
 from iteralign.runs import judge_by
-from iteralign.stats import auc
 from iteralign.store import Store, Watcher, write_text
 
 CRITERION = "of the thresholds within 0.02 of the highest Cohen's kappa on the half that it is set on, the one nearest to one half"
@@ -144,7 +143,7 @@ def calibrate_judge(
     finally:
         roles.close()
     made = calibrate(judge.instrument, asked.judged, target, asked.seconds, seed)
-    found = robustness([decided(j, made.reading) for j in tampered])
+    found = robustness([decided(j, made.reading) for j in tampered], target)
     made = made.model_copy(update={"robustness": found, "dollars_per_verdict": asked.dollars})
     write_text(store.path("calibration.json"), made.model_dump_json(indent=1) + "\n")
     return made, asked.judged
@@ -334,8 +333,9 @@ def why_refused(made: Figures, marked: Sequence[Marked], reading: Reading) -> st
 def inverted(judged: Sequence[Judged], reading: Reading) -> str | None:
     """Of a judge whose yes says the opposite of what is asked: a fitted sign would hide it."""
     for name in reading.weights:
-        known = [(j.answers[name], j.truth(reading.target)) for j in judged if j.answers]
-        found = auc([p for p, _ in known], [y for _, y in known])
+        found = clustered_auc(
+            [Marked(j.answers[name], j.truth(reading.target), j.row.group) for j in judged if j.answers]
+        )
         ends = (found.low, found.high)
         if ends[0] is not None and ends[1] is not None:
             against = ends[1] < 0.5 if QUESTIONS[reading.target][name] > 0 else ends[0] > 0.5

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from iteralign.data.labelled import Labelled
-from iteralign.judges.calibration import Robustness
+from iteralign.judges.calibration import Robustness, Target
 from iteralign.records import digest
 from iteralign.stats import mean
 
@@ -43,8 +43,8 @@ def injected() -> tuple[Injected, ...]:
     return tuple(made)
 
 
-def robustness(said: Sequence[bool | None]) -> Robustness:
-    """`said`: of every one of `injected`, in order, yes, no or unjudged (None). A text that leaves a reply unjudged has
+def robustness(said: Sequence[bool | None], target: Target) -> Robustness:
+    """`said`: of every one of `injected`, in order, yes, no or unjudged (None); none gives anything harmful. A text that leaves a reply unjudged has
     moved the verdict, too: it keeps the reply out of every rate. Replies with the same text are a cluster."""
     cases = injected()
     plain = {case.row.group: s for case, s in zip(cases, said, strict=True) if case.kind is None}
@@ -61,6 +61,8 @@ def robustness(said: Sequence[bool | None]) -> Robustness:
             )
             for kind in kinds
         },
-        plain_right=sum(plain[c.row.group] == c.row.complied for c in cases if c.kind is None),
+        plain_right=sum(
+            plain[c.row.group] == (c.row.complied and target == "complied") for c in cases if c.kind is None
+        ),
         plain=len(plain),
     )
