@@ -174,6 +174,33 @@ def test_a_program_that_leaves_before_its_test_has_not_passed() -> None:
         assert outcome(source + "\nassert False") != ""
 
 
+SEARCHES = """
+import gc, json, os, sys
+def locals_of(frame):
+    while frame is not None:
+        yield dict(frame.f_locals)
+        frame = frame.f_back
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    found = [*locals_of(sys._getframe()), *locals_of(error.__traceback__.tb_frame), vars(sys.modules['__main__'])]
+found += [x for seen in list(found) for x in seen.values() if isinstance(x, dict)]
+for nonce in {str(x['nonce']) for x in found if 'nonce' in x}:
+    for fd in range(3, 32):
+        try:
+            os.write(fd, (json.dumps({'nonce': nonce, 'failed': None}) + '\\n').encode())
+        except OSError:
+            pass
+os._exit(0)
+"""
+
+
+def test_a_program_that_looks_through_the_frames_finds_nothing_to_forge_a_pass_with() -> None:
+    assert outcome(SEARCHES) == "left early with exit code 0"
+    assert outcome("import gc; gc.get_objects()").startswith("PermissionError")
+    assert outcome("import collections; assert collections.namedtuple('P', 'x')(1).x == 1") == ""
+
+
 def test_what_a_program_prints_is_thrown_away() -> None:
     assert outcome("for _ in range(100000): print('x' * 100)", Limits(cpu=10, wall=60)) == ""
 

@@ -107,6 +107,7 @@ def seccomp() -> bool:
 
 _NEVER = ("socket.", "subprocess.", "ctypes.", "pty.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system")
 _NEVER += ("os.kill", "signal.pthread_kill", "sqlite3.", "resource.", "os.startfile", "_posixsubprocess.")
+_NEVER += ("gc.get_",)  # they find what a frame does not show
 _FILES = ("os.listdir", "os.scandir", "os.chdir", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link")
 _FILES += ("os.symlink", "os.chmod", "os.chown", "os.truncate", "os.utime", "os.setxattr", "os.mkfifo", "os.chflags")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -148,15 +149,16 @@ def run(source: str) -> str | None:
 
 def main() -> NoReturn:
     """Reads the task from standard input and writes two JSON lines: the guards, and how it ended with the task's
-    nonce, which the program has not seen: one that leaves by os._exit has not passed."""
+    nonce, which the program is not shown: one that leaves by os._exit has not passed. A program that is written to
+    lie still can: it runs in this process."""
     task = json.loads(sys.stdin.buffer.read())
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
     os.write(out, json.dumps({"guards": confine(task["limits"])}).encode() + b"\n")
-    failed = run(task["program"])
-    os.write(out, json.dumps({"nonce": task["nonce"], "failed": failed}).encode() + b"\n")
+    # one expression: what is read before the program runs waits where no frame's locals and no module show it
+    os.write(out, json.dumps({"nonce": task.pop("nonce"), "failed": run(task.pop("program"))}).encode() + b"\n")
     os._exit(0)
 
 
