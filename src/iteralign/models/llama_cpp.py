@@ -21,14 +21,14 @@ from iteralign.sizes import scored_by_torch
 class LlamaCppModel(Model):
     """The prefix that consecutive chats share is kept in the cache, so questions about one reply are cheap.
 
-    Every call begins by cutting the cache back to what all its chats share: a micro-batch gives the same
-    numbers whatever came before it.
+    The first chat of every call is read whole: a micro-batch gives the same numbers whatever came before it.
     """
 
     def __init__(self, config: LlamaCppConfig, path: Path, threads: int = 0) -> None:
         self.config = config
         self.path = path
         self.threads = threads
+        self._first = True  # of a call
         stat = path.stat()
         self._name = f"llama_cpp:{path.stem}:{digest(path.name, stat.st_size, length=6)}"
 
@@ -67,6 +67,7 @@ class LlamaCppModel(Model):
     def generate(self, jobs: Sequence[Job]) -> list[Reply]:
         if self.config.writing == "torch" and self.scorer is not None and not any(j.json_schema for j in jobs):
             return self.scorer.generate(jobs)
+        self._first = True
         made = [self._one(job) for job in jobs]
         if scored_by_torch(self.config):
             vars(self).pop("server", None)
@@ -122,8 +123,7 @@ class LlamaCppModel(Model):
     def choose(self, chats: Sequence[Chat], options: Sequence[str]) -> list[Choice]:
         if self.scorer is not None:
             return self.scorer.choose(chats, options)
-        if chats:
-            self._ask(shared_opening(chats), max_tokens=1)
+        self._first = True
         return [self._choose(chat, options) for chat in chats]
 
     def _choose(self, chat: Chat, options: Sequence[str]) -> Choice:
@@ -131,7 +131,10 @@ class LlamaCppModel(Model):
         if isinstance(answer, str):
             return Choice(probabilities=None, answer=None, mass=None, error=answer)
         weights = dict.fromkeys(options, 0.0)
-        likeliest = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        first = (answer["choices"][0].get("logprobs") or {}).get(
+            "content"
+        )  # of a reply that is at its end at once, none
+        likeliest = first[0]["top_logprobs"] if first else []
         for token in likeliest:
             spelled = token["token"].strip().lower()
             for option in options:
@@ -141,13 +144,14 @@ class LlamaCppModel(Model):
 
     def _ask(self, chat: Chat, **settings: Any) -> dict[str, Any] | str:
         """The server's answer, or what it said was wrong with this request."""
-        request = {"messages": [m.model_dump() for m in chat], "cache_prompt": True, **settings}
+        request = {"messages": [m.model_dump() for m in chat], "cache_prompt": not self._first, **settings}
         answer = self.server.handle_chat_completions(request)
         if isinstance(answer, str | bytes):
             answer = json.loads(answer)
         if "choices" not in answer:
             error = answer.get("error", answer)
             return str(error.get("message", error) if isinstance(error, dict) else error)
+        self._first = False
         self.meter.add(answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"])
         return answer
 
@@ -157,11 +161,3 @@ class LlamaCppModel(Model):
 
     def close(self) -> None:
         self.rest()
-
-
-def shared_opening(chats: Sequence[Chat]) -> Chat:
-    """A chat that shares with the first one only its system message: it cuts the cache back to that."""
-    from iteralign.records import Message
-
-    head = tuple(m for m in chats[0] if m.role == "system")
-    return (*head, Message(role="user", content="-"))
