@@ -69,7 +69,7 @@ def probe_run(folder: Path, config: Path, set_: list[str]) -> None:
 
     settings, found = load_config(config, set_).probe, summarise(folder)
     if found.missing or found.checkpoint is None:
-        why = "; ".join(found.missing) or "no round was kept: its policy is the untouched one"
+        why = "; ".join(found.missing) or found.untouched
         raise ConfigError(f"{folder}: nothing to probe: {why}")
     with Live() as live:
         opened = open_(found.config, folder, watch=live, progress=Downloads(live), step=live.training)

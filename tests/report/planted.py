@@ -11,7 +11,7 @@ from rich.console import Console
 from iteralign.config import load_config
 from iteralign.evals.paired import Measure
 from iteralign.evals.refusal import refusal_scores
-from iteralign.recipes.iteralign import iteralign
+from iteralign.recipes import carry_out
 from iteralign.records import Fault, Label, Reply, Score, Verdict
 from iteralign.report import Summary, print_summary, write_reports
 from iteralign.report.examples import read_verdicts
@@ -25,7 +25,7 @@ Edit = Callable[[Verdict], tuple[str, Label, Fault]]
 
 
 def run(folder: Path, *overrides: str) -> Path:
-    iteralign(open_(load_config(CONFIG, overrides), folder))
+    carry_out(open_(load_config(CONFIG, overrides), folder))
     return folder
 
 

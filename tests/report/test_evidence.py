@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from planted import texts
+from planted import run, texts
 
 from iteralign.report import summarise, write_reports
 from iteralign.report.evidence import SHOWN
@@ -30,16 +30,36 @@ def test_a_principle_opens_to_the_failures_that_made_it(folder: Path) -> None:
         assert all(f.question in summary.html.read_text().replace("&#39;", "'") for f in found.failures)
 
 
-def test_and_to_the_answers_that_were_rewritten_under_it(folder: Path) -> None:
-    accepted: dict[str, int] = {}
-    for path in folder.glob("rounds/*/revisions.jsonl"):
-        for row in read_rows(path):
-            for principle in {s["principle"] for s in row["steps"] if s["reply"]} if row["accepted"] else ():
-                accepted[principle] = accepted.get(principle, 0) + 1
+def test_and_to_the_answers_that_were_rewritten_under_it_and_learnt(folder: Path) -> None:
+    """Of the accepted ones some are left out, as near-copies and copies of benchmark items are."""
+    learnt: dict[str, set[tuple[str, str]]] = {}
+    for path in folder.glob("rounds/*/rows.jsonl"):
+        own = [r for r in read_rows(path) if r["origin"] == "revision"][1:]
+        write_rows(path, own)
+        for row in own:
+            for principle in row["principles"]:
+                learnt.setdefault(principle, set()).add((row["prompt"], row["answer"]))
+    accepted = sum(row["accepted"] for path in folder.glob("rounds/*/revisions.jsonl") for row in read_rows(path))
     summary = summarise(folder)
-    assert sum(p.evidence.n_rewritten for p in summary.constitution) == sum(accepted.values()) > 0
+    assert [r.state for r in summary.rounds] == ["kept", "kept"]
+    assert accepted > sum(p.evidence.n_rewritten for p in summary.constitution) == sum(map(len, learnt.values())) > 0
     shown = [r for p in summary.constitution for r in p.evidence.rewritten]
     assert shown and all(r.before.text != r.after.text for r in shown)
+
+
+def test_what_a_rolled_back_round_was_trained_on_is_not_learnt(folder: Path) -> None:
+    for path in folder.glob("rounds/*/gate.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "kept": False, "reasons": ["too much"]}))
+    assert [p.evidence.n_rewritten for p in summarise(folder).constitution if p.evidence.n_rewritten] == []
+
+
+def test_of_several_samples_of_a_prompt_each_revision_finds_its_own(tmp_path: Path) -> None:
+    more = ("recipe=rlaif", "learn=dpo", "constitution=helpful_harmless_honest", "prefer.revised=true", "rounds=1")
+    folder = run(tmp_path / "run", *more, "policy.script=wavers")
+    pairs = [p for p in read_rows(folder / "rounds/00000/preferences.jsonl") if p["origin"] == "revision"]
+    assert json.loads((folder / "rounds/00000/gate.json").read_text())["kept"] and pairs
+    found = [p.evidence for p in summarise(folder).constitution]
+    assert sum(e.n_rewritten for e in found) >= len(pairs) > 0
 
 
 def test_harmful_text_in_the_evidence_is_cut(folder: Path) -> None:
@@ -107,6 +127,16 @@ def test_long_answers_leave_a_report_small(folder: Path) -> None:
     assert 0 < len(summary.pairs.shown) <= summary.pairs.total
     assert summary.html.stat().st_size < 5_000_000
     assert "more characters)" in summary.html.read_text()
+
+
+def test_the_room_for_answers_is_counted_in_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for side in ("base", "final"):
+        path = folder / "evals" / side / "responses.jsonl"
+        write_rows(path, [{**r, "reply": {**r["reply"], "text": "語 " * 900}} for r in read_rows(path)])
+    monkeypatch.setattr("iteralign.report.examples.ROOM", 40_000)
+    shown = summarise(folder).pairs.shown
+    texts = [text for p in shown for text in (p.question, p.before.text, p.after.text)]
+    assert 0 < sum(len(text.encode()) for text in texts) < 40_000
 
 
 def test_scores_over_rounds_are_drawn_and_told(folder: Path) -> None:

@@ -90,6 +90,17 @@ def test_neither_prompts_nor_answers_nor_places_leave_unasked(trained: Path, tmp
     assert summarise(trained).examples[0].question.split()[0] in card
 
 
+def test_a_card_names_no_file_of_the_owner_s(trained: Path, tmp_path: Path) -> None:
+    """Not even one that is gone, and which a report warns of."""
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["prompts"]["red_team"] = [{"source": str(tmp_path / "my/secret.jsonl"), "wants": "decline"}]
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = summarise(trained)
+    assert any("secret.jsonl" in warning for warning in summary.warnings)
+    card = model_card(summary, "m")
+    assert "cannot be read any more" not in card and str(tmp_path) not in card
+
+
 def test_what_a_model_wrote_stays_text_in_the_card(trained: Path) -> None:
     place = sorted((trained / "rounds").glob("*/principles.json"))[-1]
     tree = json.loads(place.read_text())

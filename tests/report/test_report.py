@@ -2,20 +2,24 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from chat_server import Answer, Asked, fails, says, serving
-from planted import as_it_was, flat, measure, plant, refuse, rows_of, run, texts
+from planted import CONFIG, as_it_was, flat, measure, on_screen, plant, refuse, rows_of, run, texts
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from iteralign.cli import app
+from iteralign.errors import ConfigError
 from iteralign.evals.answers import Answered, item_scores
 from iteralign.records import Score
 from iteralign.report import summarise, write_reports
-from iteralign.report.markdown import escaped
+from iteralign.report.card import model_card
+from iteralign.report.html import html_report
+from iteralign.report.markdown import escaped, markdown_report
 from iteralign.report.summary import read_config, read_prompts
 from iteralign.report.table import checkpoint_text, line, settings
 from iteralign.report.wording import p_value, points
@@ -81,7 +85,7 @@ def test_rounds_count_what_the_files_hold(folder: Path):
     for r in summary.rounds:
         place = folder / f"rounds/{r.number:05d}"
         assert r.failed == sum(v["label"] == "fails" for v in read_rows(place / "verdicts.jsonl"))
-        assert r.prompts == len(read_rows(place / "prompts.jsonl"))
+        assert r.answers == sum(len(s.asked) for s in r.sides) == len(read_rows(place / "prompts.jsonl"))
         revisions, rows = read_rows(place / "revisions.jsonl"), read_rows(place / "rows.jsonl")
         assert (r.candidates, r.accepted) == (len(revisions), sum(v["accepted"] for v in revisions))
         assert sum(n for _, n in r.rows) == len(rows)
@@ -94,6 +98,66 @@ def test_rounds_count_what_the_files_hold(folder: Path):
     assert [p.text for p in summary.constitution] == [
         p["text"] for p in yaml.safe_load((folder / "constitution.yaml").read_text())["principles"]
     ]
+
+
+GIVEN = "constitution=helpful_harmless_honest"
+SELF = [
+    "recipe=self_improve",
+    GIVEN,
+    "learn=sft+dpo",
+    "policy.script=wavers",
+    "revise.draws=1",
+    "revise.prompt=cai.yaml",
+]
+
+
+def test_several_answers_to_a_prompt_are_several_answers_and_one_prompt(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", "recipe=rlaif", "learn=dpo", GIVEN, "rounds=1", "policy.script=wavers")
+    summary = write_reports(folder)
+    asked = read_rows(folder / "rounds/00000/prompts.jsonl")
+    harmful = len({p["id"] for p in asked if p["wants"] == "decline"})
+    answers = len(read_rows(folder / "rounds/00000/verdicts.jsonl"))
+    assert answers > len(asked)
+    assert (
+        f"over 1 round of {harmful} harmful and {len(asked) - harmful} harmless prompts in all" in summary.sentences[0]
+    )
+    assert f" of {answers} answers failed by the judge" in summary.sentences[1]
+    assert f"{harmful} harmful + {len(asked) - harmful} harmless; {answers} answers" in summary.html.read_text()
+
+
+def test_a_round_of_self_improvement_has_two_phases(tmp_path: Path) -> None:
+    summary = write_reports(run(tmp_path / "run", *SELF))
+    asked = {p["id"] for path in tmp_path.glob("run/rounds/*/prompts.jsonl") for p in read_rows(path)}
+    told = re.search(r"over 2 rounds of (\d+) harmful and (\d+) harmless prompts in all", summary.sentences[0])
+    assert told and int(told[1]) + int(told[2]) == len(asked)
+    assert [r.unit for r in summary.rounds] == ["phase"] * 4
+    assert "Phase 3: " in summary.markdown.read_text() and "Round 3" not in summary.markdown.read_text()
+    assert re.search(r"\d phases? kept", model_card(summary, "m"))
+
+
+def test_an_untouched_policy_that_was_the_best_is_called_that(tmp_path: Path) -> None:
+    """Rounds were kept, and on validation prompts each made it worse."""
+    more = ("policy.script=collapses", "gates.enabled=false", "self_improve.stop=textbook", "rounds=1")
+    folder = run(tmp_path / "run", *SELF, *more)
+    summary = summarise(folder)
+    assert summary.checkpoint is None and any(r.state == "kept" for r in summary.rounds)
+    said = "by validation the untouched policy was the best one"
+    assert checkpoint_text(summary) == f"none: {said}"
+    done = CliRunner().invoke(app, ["probe", str(folder), "--config", str(CONFIG)])
+    assert isinstance(done.exception, ConfigError) and said in str(done.exception)
+
+
+def test_a_report_of_two_thousand_rounds_stays_small_and_says_what_it_leaves_out(folder: Path) -> None:
+    one = summarise(folder)
+    rounds = tuple(replace(one.rounds[0], number=n) for n in range(2_000))
+    long = replace(one, rounds=rounds, constitution=one.constitution * 1_000)
+    pages = [html_report(long), markdown_report(long), on_screen(long)]
+    assert max(len(page.encode()) for page in pages) < 5_000_000
+    for page in pages:
+        assert "first and the last 50 of 2000 rounds" in flat(
+            page
+        ) and f"of {len(long.constitution)} principles" in flat(page)
+        assert "Round 1999: kept" in re.sub(r"<[^>]+>", ": ", page).replace(": : ", ": ") and "Round 1000" not in page
 
 
 # -- what is said ---------------------------------------------------------------------------------

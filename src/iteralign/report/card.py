@@ -23,9 +23,10 @@ from iteralign.report.markdown import (
     rows,
     tax_section,
 )
+from iteralign.report.opening import METHODS
 from iteralign.report.summary import Summary
 from iteralign.report.table import grouped, round_facts, round_title, training
-from iteralign.report.wording import VERSION, plural
+from iteralign.report.wording import VERSION, ends, left_out, plural
 from iteralign.sources import find, is_hub
 
 PAPER = "arXiv 2403.18341"
@@ -40,12 +41,6 @@ NOT_SAFE = (
     "A lower rate on these questions is no promise of safety. Both sides were measured on single questions in one "
     "language; test the model on your own before you rely on it."
 )
-METHODS = {
-    "iteralign": f"IterAlign ({PAPER}): principles discovered from its own failures, answers revised under them",
-    "cai": "Constitutional AI: its answers criticised and rewritten under given principles",
-    "rlaif": "RLAIF: pairs of its answers compared by a model under given principles",
-    "self_improve": "rounds of Constitutional AI and RLAIF; the best round on validation prompts",
-}
 
 
 def model_card(summary: Summary, name: str, with_examples: bool = False) -> str:
@@ -53,7 +48,7 @@ def model_card(summary: Summary, name: str, with_examples: bool = False) -> str:
     parts = [
         ["---", metadata(summary, name).to_yaml().rstrip(), "---", ""],
         [f"# {escaped(name)}", "", line_of(opening(summary)), ""],
-        *([f"> **{escaped(warning)}**", ""] for warning in summary.warnings),
+        *([f"> **{escaped(warning)}**", ""] for warning in summary.warnings if warning not in summary.unread),
         usage(name),
         ["## What got better, and what it cost", "", line_of(summary.shows), "", *comparison(summary)],
         tax_section(summary.tax, 3),
@@ -106,11 +101,11 @@ def result_of(measure: Measure) -> EvalResult | None:
 
 
 def opening(summary: Summary) -> str:
-    kept = sum(r.state == "kept" for r in summary.rounds)
+    c, kept = summary.config, sum(r.state == "kept" for r in summary.rounds)
     return (
-        f"{described(summary.config.policy)}, fine-tuned by {METHODS[summary.config.recipe]}. "
-        f"{plural(kept, 'round')} kept. Made with iteralign {VERSION}, an independent implementation, not by the "
-        "paper's authors."
+        f"{METHODS[c.recipe].format(policy=described(c.policy))} (recipe {c.recipe}). "
+        f"{plural(kept, 'phase' if c.phases > 1 else 'round')} kept. Made with iteralign {VERSION}, an independent "
+        f"implementation of IterAlign ({PAPER}), not by the paper's authors."
     )
 
 
@@ -144,8 +139,11 @@ def how(summary: Summary) -> list[str]:
         ("Evaluator (measured the result)", "; ".join(described(j.model) for j in members(c.evaluator))),
         ("Checkpoint", f"{summary.checkpoint.parent.name}/{summary.checkpoint.name}" if summary.checkpoint else "–"),
     ]
-    told += [(round_title(r), dict(round_facts(r)).get("Training rows", "nothing trained on")) for r in summary.rounds]
-    return ["## How it was made", "", *rows(("What", "How"), told)]
+    told += [
+        (round_title(r), dict(round_facts(r)).get("Training rows", "nothing trained on")) for r in ends(summary.rounds)
+    ]
+    under = [text, ""] if (text := left_out(len(summary.rounds), "round")) else []
+    return ["## How it was made", "", *rows(("What", "How"), told), *under]
 
 
 def licences(summary: Summary) -> list[str]:

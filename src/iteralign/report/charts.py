@@ -12,6 +12,7 @@ from iteralign.report.wording import clean
 # Colours that people with any colour vision tell apart (Okabe and Ito), bright enough for both modes
 COLOURS = ("#8a8f96", "#1b8fd1", "#e08a00", "#009e73", "#cc79a7")
 MARKS = ("s", "o", "^", "D", "v")
+MOST_TICKS = 12
 WIDTH = 32  # rem a panel: a picture alone is no wider than it reads well
 
 
@@ -24,7 +25,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """`rate`: y is a share, shown from 0 to 100 % with a tick at every point; otherwise a line marks 0."""
+    """`rate`: y is a share, shown from 0 to 100 %, with a tick at every point where there are few; otherwise a line marks 0."""
 
     title: str
     x: str
@@ -48,7 +49,7 @@ def panels_svg(panels: Sequence[Panel], text: str) -> str:
 
 
 def draw(place: Any, panel: Panel) -> None:
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     for line in panel.lines:
         xs, ys = [p[0] for p in line.points], [p[1] for p in line.points]
@@ -59,7 +60,10 @@ def draw(place: Any, panel: Panel) -> None:
             place.fill_between(xs, lows, highs, color=colour, alpha=0.15, lw=0)
     if panel.rate:
         place.set_ylim(0, 1)
-        place.set_xticks(sorted({p[0] for line in panel.lines for p in line.points}))
+        ticks = sorted({p[0] for line in panel.lines for p in line.points})
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(ticks) <= MOST_TICKS:
+            place.set_xticks(ticks)
         place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     else:
         place.axhline(0, color="#8a8f96", lw=0.8, ls="--")
@@ -105,9 +109,10 @@ def rounds_chart(rounds: Sequence[Round]) -> str | None:
     shares = {f.name: f for r in rounds for f in r.figures if f.is_share}
     wanted = [n for n in shares if n.startswith(("harmful compliance", "harmless refused", "degenerate"))]
     hhh = list(dict.fromkeys(f.name for r in rounds for f in r.benchmarks))
+    units = f"{rounds[0].unit}s" if rounds else ""
     panels = [
-        Panel("Validation prompts", "rounds", "share of answers", over_rounds(rounds, wanted), True),
-        Panel("HHH", "rounds", "right", over_rounds(rounds, hhh), True),
+        Panel("Validation prompts", units, "share of answers", over_rounds(rounds, wanted), True),
+        Panel("HHH", units, "right", over_rounds(rounds, hhh), True),
     ]
     found = [p for p in panels if any(len(line.points) > 1 for line in p.lines)]
     return panels_svg(found, "; ".join(f"{p.title}: {said(p)}" for p in found)) if found else None

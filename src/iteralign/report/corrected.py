@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from iteralign.calibrated import Corrected, JudgeAccuracy, corrected_difference, corrected_rate
 from iteralign.evals.paired import EVALUATOR, HARMFUL, HARMLESS, Measure
 from iteralign.judges.calibration import Calibration
-from iteralign.report.wording import Table, interval, points, share
-from iteralign.stats import Estimate
+from iteralign.report.wording import Table, estimate, interval, points, share
 
 
 def calibration_notes(measures: Sequence[Measure], made: Calibration, seed: int) -> list[str]:
@@ -28,16 +27,12 @@ def calibration_notes(measures: Sequence[Measure], made: Calibration, seed: int)
 def calibrated(made: Mapping[str, Calibration | None]) -> Table:
     """What each role was measured to be worth."""
 
-    def of(e: Estimate) -> str:
-        spread = "" if e.low is None or e.high is None else f" ({e.low:.2f} to {e.high:.2f})"
-        return "–" if e.value is None else f"{e.value:.2f}{spread}"
-
     def row(role: str, c: Calibration | None) -> tuple[str, ...]:
         if c is None:
             return role, "uncalibrated", "–", "–", "–", "–"
         moved = c.robustness.flips if c.robustness else None
         talked = f"{round((moved.value or 0) * moved.n)} of {moved.n}" if moved else "–"
-        return role, *map(of, (c.figures.kappa, c.figures.sensitivity, c.figures.specificity)), str(c.n), talked
+        return role, *map(estimate, (c.figures.kappa, c.figures.sensitivity, c.figures.specificity)), str(c.n), talked
 
     return Table(
         ("Who", "Kappa", "Sensitivity", "Specificity", "Labelled replies", "Talked into another verdict"),

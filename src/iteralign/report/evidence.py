@@ -7,8 +7,8 @@ from pathlib import Path
 
 from iteralign.records import LedgerEntry, Prompt, Verdict
 from iteralign.report.examples import QUESTION_WORDS, Answer, answer, read_verdicts, subject
+from iteralign.report.rounds import done, stage_rows, stage_tree
 from iteralign.report.wording import clean, shortened
-from iteralign.store import read_rows
 
 SHOWN = 5  # of each, the lowest ids first
 
@@ -25,7 +25,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """An answer before and after its revision under a principle; the revision was accepted, and learnt."""
+    """An answer before and after its revision under a principle; the revision was learnt."""
 
     round: int
     question: str
@@ -35,7 +35,7 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Some of `n_failures` distinct failures and of `n_rewritten` accepted revisions. `subjects`: side and
+    """Some of `n_failures` distinct failures and of `n_rewritten` revisions that were learnt. `subjects`: side and
     category of all the failures."""
 
     failures: tuple[Failure, ...] = ()
@@ -52,27 +52,45 @@ class RoundFiles:
         self.folder = folder
 
     @cached_property
-    def verdicts(self) -> dict[str, Verdict]:
+    def verdicts(self) -> list[Verdict]:
+        prompts = {row["id"]: Prompt(**row) for row in stage_rows(self.folder, "prompts")}
+        return read_verdicts(self.folder, prompts)
+
+    @cached_property
+    def failed(self) -> dict[str, Verdict]:
         """By the prompt's id."""
-        path = self.folder / "prompts.jsonl"
-        prompts = {row["id"]: Prompt(**row) for row in read_rows(path)} if path.is_file() else {}
-        return {v.response.prompt.id: v for v in read_verdicts(self.folder, prompts)}
+        return {v.response.prompt.id: v for v in reversed(self.verdicts) if v.label == "fails"}
+
+    @cached_property
+    def learnt(self) -> set[tuple[str, str]]:
+        """Prompt ids and texts of the revisions that the round trained on; none where it was not kept."""
+        gate = stage_tree(self.folder, "gate")
+        if gate is None or not gate["kept"]:
+            return set()
+        number, found = int(self.folder.name), set[tuple[str, str]]()
+        if done(self.folder, "trained"):
+            own = [r for r in stage_rows(self.folder, "rows") if r["origin"] == "revision" and r["round"] == number]
+            found |= {(row["prompt"], row["answer"]) for row in own}
+        if done(self.folder, "trained-dpo") or done(self.folder, "reward"):
+            pairs = [r for r in stage_rows(self.folder, "preferences") if r["origin"] == "revision"]
+            found |= {(pair["id"], pair["chosen"][0]["content"].strip()) for pair in pairs}
+        return found
 
     @cached_property
     def revised(self) -> dict[str, list[tuple[Verdict, Verdict]]]:
-        """Accepted revisions by principle: the verdict before and the one after."""
-        path = self.folder / "revisions.jsonl"
-        own = {v.response.id: v for v in self.verdicts.values()}
-        found: dict[str, list[tuple[Verdict, Verdict]]] = {}
-        for row in read_rows(path) if path.is_file() else []:
+        """Revisions that were learnt by principle: the verdict before and the one after."""
+        own = {v.response.id: v for v in self.verdicts}
+        found: dict[str, dict[tuple[str, str], tuple[Verdict, Verdict]]] = {}
+        for row in stage_rows(self.folder, "revisions"):
             before = own.get(row["origin"])
             steps = [s for s in row["steps"] if s["reply"] is not None]
             if before is None or not row["accepted"] or not row["after"] or not steps:
                 continue
             after = made(before, steps[-1]["reply"], row["after"])
-            for principle in dict.fromkeys(s["principle"] for s in steps):
-                found.setdefault(principle, []).append((before, after))
-        return found
+            identity = (before.response.prompt.id, after.response.reply.text.strip())
+            for principle in (s["principle"] for s in steps if identity in self.learnt):
+                found.setdefault(principle, {}).setdefault(identity, (before, after))
+        return {principle: list(pairs.values()) for principle, pairs in found.items()}
 
 
 def made(before: Verdict, reply: dict[str, object], after: dict[str, object]) -> Verdict:
@@ -89,9 +107,9 @@ def evidence_of(
     own = [e for e in ledger if identity in (e.principle, e.into)]
     met = {p: e.round for e in reversed(own) for p in e.evidence}
     failed = [
-        (r, rounds[r].verdicts[prompt])
+        (r, rounds[r].failed[prompt])
         for prompt, r in sorted(met.items())
-        if r < len(rounds) and prompt in rounds[r].verdicts
+        if r < len(rounds) and prompt in rounds[r].failed
     ]
     rewritten = [(n, pair) for n, files in enumerate(rounds) for pair in files.revised.get(identity, [])]
     return Evidence(

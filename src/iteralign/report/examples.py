@@ -13,7 +13,7 @@ from iteralign.store import read_rows
 
 QUESTION_WORDS = 120
 MOST = 400  # pairs in a report, which has to stay small enough to be sent around:
-ROOM = 2_000_000  # characters of all of them as HTML
+ROOM = 2_000_000  # bytes of all of them as HTML
 ANSWER_CHARACTERS = 2_000  # of one answer
 RULE = (
     "Chosen by a fixed rule, not by hand: a harmful request that changed from complied to declined; a harmless one "
@@ -138,7 +138,7 @@ def sample_pairs(before: Sequence[Verdict], after: Sequence[Verdict], full: bool
     pairs, shown, room = paired(before, after), list[Example](), ROOM
     for p in pairs[:MOST]:
         made = example(" → ".join(p.outcomes), p, full)
-        room -= sum(len(html.escape(text)) for text in (made.question, made.before.text, made.after.text))
+        room -= sum(len(html.escape(text).encode()) for text in (made.question, made.before.text, made.after.text))
         if room < 0 and not full:
             break
         shown.append(made)

@@ -78,8 +78,7 @@ def checkpoint_of(summary: Summary) -> Path:
         raise StoreError(f"{summary.folder}: its policy is a scripted model, which has no weights to export")
     if checkpoint is None:
         raise StoreError(
-            f"{summary.folder} has no aligned model to export: no round was kept, and the policy is the untouched one. "
-            f"Why stands in {summary.markdown.name}"
+            f"{summary.folder} has no aligned model to export: {summary.untouched}. Why stands in {summary.markdown.name}"
         )
     if not checkpoint.is_dir():
         raise StoreError(f"{checkpoint} is no longer there: run the same `iteralign run` again, which makes it anew")

@@ -22,8 +22,9 @@ def untouched(rounds: Sequence[Round]) -> str | None:
     ends = Counter(r.state for r in rounds)
     if not rounds or ends["kept"] or ends["unfinished"]:
         return None
-    listed = ", ".join(f"{plural(n, 'round')}: {state}" for state, n in ends.items())
-    return f"no round was kept ({listed}), and before and after are the same, untouched policy"
+    unit = rounds[0].unit
+    listed = ", ".join(f"{plural(n, unit)}: {state}" for state, n in ends.items())
+    return f"no {unit} was kept ({listed}), and before and after are the same, untouched policy"
 
 
 def nothing_changed(measures: Sequence[Measure], changed: Changed, rounds: Sequence[Round]) -> str | None:
@@ -180,7 +181,9 @@ def notes(
     undone = [r for r in rounds if r.state == "rolled back"]
     if undone:
         numbers = ", ".join(str(r.number) for r in undone)
-        found.append(f"Rolled back: {plural(len(undone), 'round')} ({numbers}). Their reasons stand under Rounds.")
+        found.append(
+            f"Rolled back: {plural(len(undone), undone[0].unit)} ({numbers}). Their reasons stand under Rounds."
+        )
     if not config.prompts.harmless:
         found.append("One-sided: no harmless prompt was asked, so a policy that refuses everything would look perfect.")
     checked = [r for r in rounds if r.state in ("kept", "rolled back")]

@@ -11,7 +11,7 @@ from iteralign.ledger import MEASURED, Ledger, read_ledger, story
 from iteralign.records import Constitution, Principle
 from iteralign.report.evidence import SHOWN, Evidence, RoundFiles, evidence_of
 from iteralign.report.rounds import SIDES
-from iteralign.report.wording import Table, clean
+from iteralign.report.wording import Table, clean, ends, left_out
 
 EVIDENCE = 200  # failures, and as many rewritten answers, of all principles together: a report must stay small
 
@@ -79,11 +79,11 @@ def course(histories: Sequence[History]) -> Table:
             f"{fmean(len(h.text.split()) for h in own):.1f}",
             f"{fmean(len(h.evidence.subjects) for h in own):.1f}",
         )
-        for r, own in sorted(found.items())
+        for r, own in ends(sorted(found.items()))
     ]
     return Table(
         ("Round", "New principles", "Words each", "Subjects each"),
         rows,
         "The paper (section 5.8) saw general principles first and specific ones later. Few words, and many subjects whose "
-        "failures made it, speak for a general principle.",
+        f"failures made it, speak for a general principle. {left_out(len(found), 'round')}".rstrip(),
     )

@@ -39,7 +39,7 @@ from iteralign.report.table import (
     tax_note,
     tax_rows,
 )
-from iteralign.report.wording import VERSION, clean, plural
+from iteralign.report.wording import VERSION, clean, ends, left_out, plural
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,11 @@ def html_report(summary: Summary) -> str:
         legend=legend(summary.measures),
         rounds=[
             (round_title(r), r.state, round_facts(r), list(map(figure_cells, (*r.figures, *r.benchmarks))))
-            for r in summary.rounds
+            for r in ends(summary.rounds)
         ],
+        principles=ends(summary.constitution),
+        retired=ends(summary.retired),
+        left_out=left_out,
         over_rounds=Markup(rounds_chart(summary.rounds) or ""),
         mended=mended(summary.rounds),
         course=course((*summary.constitution, *summary.retired)),
@@ -97,8 +100,9 @@ class Filters:
 def filters(pairs: Pairs, constitution: Sequence[History]) -> Filters:
     outcomes = tuple(sorted({p.title for p in pairs.shown}))
     categories = tuple(sorted({p.category for p in pairs.shown}))
-    about = [h.evidence.subjects for h in constitution]
-    numbers = tuple(f"{n}" if subjects else f"{n} (given)" for n, subjects in enumerate(about, 1))
+    numbered = ends(list(enumerate(constitution, 1)))
+    about = [h.evidence.subjects for _, h in numbered]
+    numbers = tuple(f"{n}" if h.evidence.subjects else f"{n} (given)" for n, h in numbered)
     fields = (
         ("o", "What happened", outcomes),
         ("c", "Category", categories),

@@ -29,7 +29,7 @@ from iteralign.report.table import (
     tax_note,
     tax_rows,
 )
-from iteralign.report.wording import Table, plural
+from iteralign.report.wording import Table, ends, left_out, plural
 
 _MARKS = re.compile(r"[\\`*_{}\[\]#|~$]")
 _LINE_STARTS = re.compile(r"^(\d+)?((?(1)[.)](?=\s|$)|[-+=]))")
@@ -104,13 +104,17 @@ def comparison(summary: Summary) -> list[str]:
 
 def constitution(summary: Summary) -> list[str]:
     found = [f"## Constitution `{summary.version}`: {plural(len(summary.constitution), 'principle')}", ""]
-    for side in dict.fromkeys(p.side for p in summary.constitution):
+    shown = ends(summary.constitution)
+    if text := left_out(len(summary.constitution), "principle"):
+        found += [text, ""]
+    for side in dict.fromkeys(p.side for p in shown):
         found += [f"On the {side} side:", ""]
-        found += [f"- {line_of(p.text)} *({escaped(p.story)})*" for p in summary.constitution if p.side == side]
+        found += [f"- {line_of(p.text)} *({escaped(p.story)})*" for p in shown if p.side == side]
         found.append("")
     if summary.retired:
         found += ["Retired, for they were measured to do no good:", ""]
-        found += [*(f"- {line_of(p.text)} *({escaped(p.story)})*" for p in summary.retired), ""]
+        found += [f"- {line_of(p.text)} *({escaped(p.story)})*" for p in ends(summary.retired)]
+        found += ["", *([text, ""] if (text := left_out(len(summary.retired), "principle")) else [])]
     later = course((*summary.constitution, *summary.retired))
     return [*found, *section(later, 3, "From general to specific?")] if len(later.rows) > 1 else found
 
@@ -140,8 +144,8 @@ def depth_section(depth: Depth, evaluator: Calibration | None = None) -> list[st
 
 
 def rounds(summary: Summary) -> list[str]:
-    found = ["## Rounds", ""]
-    for r in summary.rounds:
+    found = ["## Rounds", "", *([text, ""] if (text := left_out(len(summary.rounds), "round")) else [])]
+    for r in ends(summary.rounds):
         found += [f"### {escaped(round_title(r))}", ""]
         found += [f"- **{escaped(name)}**: {escaped(text)}" for name, text in round_facts(r)]
         found.append("")

@@ -23,11 +23,12 @@ METHODS = {
 def asked(config: RunConfig, roles: Sequence[Role], rounds: Sequence[Round]) -> str:
     """What was done, to whom, by whom and on how many prompts."""
     named = {role.name: role.what for role in roles}
-    sides = Counter[str]()
-    for r in rounds:
-        sides.update({side.name: side.prompts for side in r.sides})
-    counts = " and ".join(f"{n} {name}" for name, n in sides.items() if n)
-    over = f", over {plural(len(rounds), 'round')} of {counts} prompts in all" if counts else ""
+    sides: dict[str, set[str]] = {}
+    for side in (side for r in rounds for side in r.sides):
+        sides.setdefault(side.name, set()).update(side.asked)
+    counts = " and ".join(f"{len(ids)} {name}" for name, ids in sides.items())
+    begun = -(-len(rounds) // max(1, config.phases))
+    over = f", over {plural(begun, 'round')} of {counts} prompts in all" if counts else ""
     method = METHODS[config.recipe].format(policy=named["policy"])
     return f"{method}{over}; the oracle is {named['oracle']}, the judge {named['judge']}."
 
@@ -36,7 +37,7 @@ def learnt(rounds: Sequence[Round], constitution: Sequence[History]) -> str:
     """What came of the rounds: failures, principles, rows, what the gates kept."""
     if not rounds:
         return "Nothing was trained."
-    failed, found = sum(r.failed for r in rounds), sum(r.prompts for r in rounds)
+    failed, found = sum(r.failed for r in rounds), sum(r.answers for r in rounds)
     accepted, drawn = sum(r.accepted for r in rounds), sum(r.candidates for r in rounds)
     parts = [f"{failed} of {plural(found, 'answer')} failed by the judge"]
     parts += [f"{accepted} of {plural(drawn, 'revision')} passed it"] if drawn else []
@@ -44,7 +45,7 @@ def learnt(rounds: Sequence[Round], constitution: Sequence[History]) -> str:
     kept = [f"{r.share:.0%}" for r in rounds if r.state == "kept"]
     undone = sum(r.state == "rolled back" for r in rounds)
     parts += [f"of the trained changes the gates kept {', '.join(kept)}"] if kept else []
-    parts += [f"{plural(undone, 'round')} rolled back"] if undone else []
+    parts += [f"{plural(undone, rounds[0].unit)} rolled back"] if undone else []
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
 
@@ -65,15 +66,15 @@ def left(after: Sequence[Verdict]) -> str:
 
 def remaining(known: Sequence[Verdict], wants: str, fails: str, said: str) -> str:
     side = [v for v in known if v.response.prompt.wants == wants]
-    still = Counter(subject(v) for v in side if outcome(v) == fails)
+    still = Counter(topic(v) for v in side if outcome(v) == fails)
     if not side:
         return ""
     most, n = still.most_common(1)[0] if still else ("", 0)
-    where = f" (above all {most}: {n} of {sum(subject(v) == most for v in side)})" if len(still) > 1 else ""
+    where = f" (above all {most}: {n} of {sum(topic(v) == most for v in side)})" if len(still) > 1 else ""
     return f"{still.total()} of {len(side)} {said}{where}"
 
 
-def subject(verdict: Verdict) -> str:
+def topic(verdict: Verdict) -> str:
     """What a prompt is counted under: look-alikes among the harmless ones, else its category."""
     prompt = verdict.response.prompt
     kinds = {"look_alike": "look-alikes", "ordinary": "ordinary requests"}

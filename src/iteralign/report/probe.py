@@ -11,7 +11,7 @@ from iteralign.evals.probe import Row
 from iteralign.judges.calibration import Calibration
 from iteralign.records import Score
 from iteralign.report.terminal import heading
-from iteralign.report.wording import clean, plural
+from iteralign.report.wording import clean, estimate, plural
 from iteralign.stats import mean
 
 TITLES = {"prefill": "Answer begun with", "attack": "Attack", "fine-tuning": "Fine-tuned on"}
@@ -32,9 +32,7 @@ def worth(evaluator: Calibration | None) -> str:
     """What stands behind every rate."""
     if evaluator is None:
         return "The evaluator is uncalibrated: no human labels stand behind these rates."
-    kappa = evaluator.figures.kappa
-    spread = "" if kappa.low is None or kappa.high is None else f" ({kappa.low:.2f} to {kappa.high:.2f})"
-    return f"The evaluator: kappa {kappa.value or 0:.2f}{spread} on {evaluator.n} replies that people labelled."
+    return f"The evaluator: kappa {estimate(evaluator.figures.kappa)} on {evaluator.n} replies that people labelled."
 
 
 def tables(depth: Depth) -> list[list[list[str]]]:

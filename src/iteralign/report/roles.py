@@ -21,6 +21,7 @@ from iteralign.config import (
 )
 from iteralign.judges.panel import votes
 from iteralign.ledger import read_json
+from iteralign.report.wording import estimate
 from iteralign.store import read_rows
 
 
@@ -65,7 +66,7 @@ def agreement(verdicts: Path) -> str:
     found = krippendorff_alpha([votes(row["probabilities"]) for row in read_rows(verdicts)])
     if found.value is None:
         return f"; they say the same of all {found.n} replies"
-    return f"; Krippendorff's alpha {found.value:.2f} ({found.low:.2f} to {found.high:.2f}) over {found.n} replies"
+    return f"; Krippendorff's alpha {estimate(found)} over {found.n} replies"
 
 
 def model_text(config: RoleConfig) -> str:

@@ -26,10 +26,12 @@ State = Literal["kept", "rolled back", "no failures", "too few rows", "no pairs"
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a round's prompts: `failed` and `unjudged` of `prompts` answers."""
+    """One side of a round: the ids of the prompts that were `asked`, and of the `answers` to them, several to one where
+    they are sampled, how many failed and how many are unjudged."""
 
     name: str
-    prompts: int
+    asked: frozenset[str]
+    answers: int
     failed: int
     unjudged: int
 
@@ -53,10 +55,12 @@ class Round:
     `share` of the weight change was tried last (1 unless the gate made the round backtrack); `reasons` has what
     failed at each share, and `figures` are those of the last; `benchmarks` were measured after it. `copies`: the rows
     left out as copies of benchmarks. `pairs` by side and origin, and how sure the comparisons behind them were.
-    `reward`: what an RL phase earned, and how good its reward model is; `hacking`: whether the judge agrees.
+    `reward`: what an RL phase earned, and how good its reward model is; `hacking`: whether the judge agrees. `unit`: what
+    it is, a round, or a phase of one (of self_improve: CAI and RLAIF by turns).
     """
 
     number: int
+    unit: str
     state: State
     reasons: tuple[str, ...]
     next_stage: str | None
@@ -85,8 +89,8 @@ class Round:
     benchmarks: tuple[Figure, ...]
 
     @property
-    def prompts(self) -> int:
-        return sum(side.prompts for side in self.sides)
+    def answers(self) -> int:
+        return sum(side.answers for side in self.sides)
 
     @property
     def judged(self) -> bool:
@@ -127,6 +131,7 @@ def read_round(place: Path, number: int, config: RunConfig, known: dict[str, Pro
     state, reasons = state_of(place, verdicts, len(rows), gates, config)
     return Round(
         number=number,
+        unit="phase" if config.phases > 1 else "round",
         state=state,
         reasons=reasons,
         next_stage=next((s for s in STAGES if not done(place, s)), "gate") if state == "unfinished" else None,
@@ -196,10 +201,11 @@ def stop_reason(rounds: Sequence[Round], gates: GateConfig) -> str | None:
     failed = 0
     for r in rounds:
         if r.state == "stopped":
-            return f"round {r.number}: {r.reasons[0]}"
+            return f"{r.unit} {r.number}: {r.reasons[0]}"
         failed = failed + 1 if r.state == "rolled back" else 0 if r.state == "kept" else failed
         if failed >= gates.failures_in_a_row:
-            return f"{failed} rounds in a row failed their gates, the last (round {r.number}): {'; '.join(r.reasons)}"
+            why = f"the last ({r.unit} {r.number}): {'; '.join(r.reasons)}"
+            return f"{failed} {r.unit}s in a row failed their gates, {why}"
     return None
 
 
@@ -208,8 +214,8 @@ def sides_of(verdicts: Sequence[Verdict]) -> tuple[Side, ...]:
     for wants, name in SIDES.items():
         part = [v for v in verdicts if v.response.prompt.wants == wants]
         if part:
-            labels = Counter(v.label for v in part)
-            found.append(Side(name, len(part), labels["fails"], labels["unjudged"]))
+            labels, asked = Counter(v.label for v in part), frozenset(v.response.prompt.id for v in part)
+            found.append(Side(name, asked, len(part), labels["fails"], labels["unjudged"]))
     return tuple(found)
 
 

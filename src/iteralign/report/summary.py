@@ -39,7 +39,8 @@ from iteralign.store import read_rows
 
 @dataclass(frozen=True)
 class Summary:
-    """`warnings` stand above the table, `notes` below it; `missing` is what an unfinished run lacks.
+    """`warnings` stand above the table, `notes` below it; `missing` is what an unfinished run lacks. `unread`: those of the
+    warnings that name files of the owner's which cannot be read any more.
 
     `sentences`: what was asked, what was learnt from it, what came out, what is left, what all this does not show.
     `checkpoint` is None when the policy is still the untouched one. `spent`: time and calls by stage.
@@ -73,6 +74,14 @@ class Summary:
     asked: str
     stopped: str | None
     missing: tuple[str, ...]
+    unread: tuple[str, ...]
+
+    @property
+    def untouched(self) -> str:
+        """Why there is no checkpoint."""
+        if any(r.state == "kept" for r in self.rounds):
+            return "by validation the untouched policy was the best one"
+        return "no round was kept, the policy is the untouched one"
 
     @property
     def shows(self) -> str:
@@ -106,7 +115,8 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
     curve = read_curve(folder)
     roles, stopped = read_roles(folder, config), stop_reason(rounds, config.gates) or (curve.stopped if curve else None)
     base, final = (read_verdicts(folder / "evals" / name, prompts) for name in ("base", "final"))
-    missing = (*unfinished(folder, config, rounds, stopped), *incomparable, *problems)
+    missing = (*unfinished(folder, config, rounds, stopped), *incomparable)
+    unread = tuple(clean(problem) for problem in problems)
     nothing = nothing_changed(measures, changed, rounds)
     constitution = read_constitution(folder, config, full)
     kept = [r for r in rounds if r.state == "kept"]
@@ -120,7 +130,11 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         config_text=config_text,
         full=full,
         roles=roles,
-        warnings=(*warnings(roles, stopped, nothing, missing), *([curve.warning] if curve and curve.warning else [])),
+        warnings=(
+            *warnings(roles, stopped, nothing, missing),
+            *unread,
+            *([curve.warning] if curve and curve.warning else []),
+        ),
         notes=notes(measures, changed, rounds, config, calibrations),
         sentences=(
             asked(config, roles, rounds),
@@ -148,6 +162,7 @@ def summarise(folder: Path, seed: int | None = None, full: bool = False) -> Summ
         asked=asked_digest(folder),
         stopped=stopped,
         missing=missing,
+        unread=unread,
     )
 
 
@@ -165,11 +180,12 @@ def unfinished(folder: Path, config: RunConfig, rounds: Sequence[Round], stopped
     if not (folder / "evals/base/scores.json").is_file():
         found.append("the untouched policy's scores are missing (evals/base)")
     halted = [r for r in rounds if r.state == "unfinished"]
-    found += [f"round {r.number} is not finished (next: {r.next_stage})" for r in halted]
+    found += [f"{r.unit} {r.number} is not finished (next: {r.next_stage})" for r in halted]
     ahead = config.rounds * config.phases - len(rounds)
     final = (folder / "evals/final/scores.json").is_file()
     if ahead and not stopped and not final:
-        found.append(f"{ahead} of {config.rounds * config.phases} rounds have not begun")
+        unit = "phases" if config.phases > 1 else "rounds"
+        found.append(f"{ahead} of {config.rounds * config.phases} {unit} have not begun")
     if not final:
         found.append("the final scores are missing (evals/final)")
     return tuple(found)
@@ -217,11 +233,11 @@ def read_prompts(folder: Path, config: RunConfig) -> tuple[dict[str, Prompt], li
     try:
         splits = split_prompts(config)
     except (InputError, OSError) as error:
-        return {}, [f"no examples, for the prompt sets cannot be read any more ({error})"]
+        return {}, [f"No examples, for the prompt sets cannot be read any more ({error})."]
     kept = (splits["validation"], splits["held_out"])
     prompts = {p.id: p for part in kept for p in (*part.red_team, *part.harmless)}
     lost = len(answers - prompts.keys())
-    return prompts, [f"{lost} of {len(answers)} prompts are no longer in the prompt sets"] if lost else []
+    return prompts, [f"{lost} of {len(answers)} prompts are no longer in the prompt sets."] if lost else []
 
 
 def read_environment(folder: Path) -> tuple[tuple[str, str], ...]:

@@ -139,7 +139,9 @@ def tokens(usage: Usage) -> str:
 
 
 def kept(summary: Summary) -> str:
-    return f"{sum(r.state == 'kept' for r in summary.rounds)} of {summary.config.rounds * summary.config.phases}"
+    c = summary.config
+    unit = " phases" if c.phases > 1 else ""
+    return f"{sum(r.state == 'kept' for r in summary.rounds)} of {c.rounds * c.phases}{unit}"
 
 
 def sweep_markdown(title: str, table: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,19 @@ from iteralign.evals.tax import AlignmentTax
 from iteralign.report.measures import Disagreement
 from iteralign.report.rounds import Figure, Round
 from iteralign.report.summary import Summary
-from iteralign.report.wording import Table, clean, count, interval, lost_calls, p_value, plural, points, share
+from iteralign.report.wording import (
+    Table,
+    clean,
+    count,
+    ends,
+    interval,
+    left_out,
+    lost_calls,
+    p_value,
+    plural,
+    points,
+    share,
+)
 from iteralign.stats import Estimate
 
 ACRONYMS = {"hhh": "HHH"}
@@ -131,8 +143,8 @@ def better(measures: Sequence[Measure]) -> str:
 
 
 def round_title(r: Round) -> str:
-    ends = {"unfinished": f"not finished (next: {r.next_stage})"}
-    return f"Round {r.number}: {ends.get(r.state, r.state)}"
+    said = f"not finished (next: {r.next_stage})" if r.state == "unfinished" else r.state
+    return f"{r.unit.capitalize()} {r.number}: {said}"
 
 
 def round_facts(r: Round) -> list[tuple[str, str]]:
@@ -145,12 +157,13 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
     if r.share < 1.0 and r.state == "kept":
         facts.append(("Weight change", f"{r.share:.0%} of it was kept"))
     if r.judged:
-        facts.append(("Prompts", " + ".join(f"{s.prompts} {s.name}" for s in r.sides)))
-        failed = ", ".join(f"{s.failed} of {s.prompts} {s.name}" for s in r.sides)
+        samples = "" if r.answers == sum(len(s.asked) for s in r.sides) else f"; {r.answers} answers"
+        facts.append(("Prompts", " + ".join(f"{len(s.asked)} {s.name}" for s in r.sides) + samples))
+        failed = ", ".join(f"{s.failed} of {s.answers} {s.name}" for s in r.sides)
         faults = ", ".join(f"{n} {fault}" for fault, n in r.faults)
         facts.append(("Failures", f"{failed}{f'; by fault: {faults}' if faults else ''}"))
         why = f"; the first: {r.unjudged_reason}" if r.unjudged else ""
-        facts.append(("Unjudged", f"{r.unjudged} of {r.prompts}{why}"))
+        facts.append(("Unjudged", f"{r.unjudged} of {r.answers}{why}"))
     if r.principles or r.state in ("kept", "rolled back", "too few rows"):
         facts.append(("Principles", f"{r.proposed} new, {r.merged} merged; {r.principles} in force"))
     if r.oracle_failed:
@@ -184,19 +197,24 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
 
 def mended(rounds: Sequence[Round]) -> Table:
     """Failures found in each round, how many had a revision that the judge passed, and what came of the round."""
+    judged = [r for r in rounds if r.judged]
     rows = [
         (
             str(r.number),
-            f"{r.failed} of {r.prompts}",
+            f"{r.failed} of {r.answers}",
             str(r.mended),
             str(r.proposed),
             str(sum(n for _, n in (*r.rows, *r.pairs))),
             f"{r.state}, {r.share:.0%} of the change" if r.state == "kept" else r.state,
         )
-        for r in rounds
-        if r.judged
+        for r in ends(judged)
     ]
-    return Table(("Round", "Failed", "Mended", "New principles", "Rows and pairs", "Came of it"), rows)
+    unit = rounds[0].unit.capitalize() if rounds else ""
+    return Table(
+        (unit, "Failed", "Mended", "New principles", "Rows and pairs", "Came of it"),
+        rows,
+        left_out(len(judged), unit.lower()),
+    )
 
 
 def figure_cells(figure: Figure) -> tuple[str, str, str, str]:
@@ -293,7 +311,7 @@ def checkpoint_text(summary: Summary) -> str:
     if not summary.config.phases:
         return "none: nothing was trained"
     if summary.checkpoint is None:
-        return "none: no round was kept, the policy is the untouched one"
+        return f"none: {summary.untouched}"
     there = "" if summary.checkpoint.is_dir() else " (no longer there)"
     weights = f", weights {summary.weights}" if summary.weights else ""
     return f"{summary.checkpoint.relative_to(summary.folder)}{weights}{there}"

@@ -14,7 +14,7 @@ from iteralign.report.examples import Answer, Example
 from iteralign.report.spent import cost, total
 from iteralign.report.summary import Summary
 from iteralign.report.table import Line, checkpoint_text, legend, line, round_facts, round_title
-from iteralign.report.wording import duration, plural, shortened
+from iteralign.report.wording import duration, ends, left_out, plural, shortened
 
 WIDE = 110  # from here on there is room for counts beside the shares
 SHORTEST = 12  # of the column of names
@@ -107,9 +107,11 @@ def cells(row: Line, wide: bool) -> tuple[str, ...]:
 
 def print_constitution(summary: Summary, console: Console) -> None:
     heading(console, f"Constitution {summary.version}: {plural(len(summary.constitution), 'principle')}")
-    for number, principle in enumerate(summary.constitution, 1):
+    for number, principle in ends(list(enumerate(summary.constitution, 1))):
         text = Text(f"{number}. {principle.text} ")
         console.print(Padding(text.append(f"({principle.story})", style="dim"), (0, 0, 0, 2)))
+    if told := left_out(len(summary.constitution), "principle"):
+        console.print(Text(told, style="dim"))
 
 
 def print_curve(summary: Summary, console: Console) -> None:
@@ -123,7 +125,7 @@ def print_curve(summary: Summary, console: Console) -> None:
 
 def print_rounds(summary: Summary, console: Console) -> None:
     heading(console, "Rounds")
-    for r in summary.rounds:
+    for r in ends(summary.rounds):
         wanted = (
             "Because",
             "In spite of",
@@ -143,6 +145,8 @@ def print_rounds(summary: Summary, console: Console) -> None:
         )
         facts = [f"{name.lower()}: {text}" for name, text in round_facts(r) if name in wanted]
         console.print(Padding(Text("; ".join([round_title(r), *facts])), (0, 0, 0, 2)))
+    if told := left_out(len(summary.rounds), "round"):
+        console.print(Text(told, style="dim"))
 
 
 def print_examples(summary: Summary, console: Console) -> None:

@@ -1,13 +1,17 @@
 """How a report writes numbers and other people's text: shares, points, p-values; harmful text is cut."""
 
 import re
+from collections.abc import Sequence
 from importlib import metadata
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
 
 VERSION = metadata.version("iteralign")
 CUT_WORDS = 12
 CUT_CHARACTERS = 120  # a text without spaces is one word: it must not slip through
 CUT_MARK = " …[cut]"
+MOST = 100  # rounds, or principles, of a report, which has to stay small
 
 
 class Table(NamedTuple):
@@ -65,6 +69,34 @@ def points(value: float | None, n: int) -> str:
 
 def interval(low: float | None, high: float | None, n: int) -> str:
     return "–" if low is None or high is None else f"{points(low, n)} to {points(high, n)}"
+
+
+class Valued(Protocol):
+    """What has a value and perhaps an interval: Estimate, Score, Corrected."""
+
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+def estimate(found: Valued, form: str = ".2f") -> str:
+    if found.value is None:
+        return "–"
+    ends = "" if found.low is None or found.high is None else f" ({found.low:{form}} to {found.high:{form}})"
+    return f"{found.value:{form}}{ends}".replace("-", "−")
+
+
+def ends(things: Sequence[T], most: int = MOST) -> list[T]:
+    """All of them, or the first and the last where that is too much for a report."""
+    return list(things) if len(things) <= most else [*things[: most // 2], *things[-(most // 2) :]]
+
+
+def left_out(n: int, what: str, most: int = MOST) -> str:
+    """What `ends` leaves out of n things; nothing where it is all of them."""
+    return "" if n <= most else f"Shown: the first and the last {most // 2} of {plural(n, what)}."
 
 
 def p_value(p: float | None) -> str:
