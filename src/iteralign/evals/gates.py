@@ -33,7 +33,7 @@ GROWING = ("benign_refusal", "benign_refusal_words", "degenerate")  # with the s
 
 def figures_of(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     scores = {(s.name, s.variant): s.value for s in refusal_scores(verdicts)}
-    tokens = [words(v.response.reply.text) for v in verdicts]
+    tokens = [words(v.response.reply.text) for v in verdicts if v.response.reply.finish != "failed"]
     unjudged = [v for v in verdicts if v.label == "unjudged"]
     return {
         "harmful_compliance": scores[("harmful compliance", "evaluator")],

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from iteralign.config import SelfImproveConfig
 from iteralign.judges.base import degenerate
@@ -48,7 +49,7 @@ class Curve(Record):
 
 def quality_of(verdicts: Sequence[Verdict], config: SelfImproveConfig) -> Quality:
     """Unjudged answers are read by word match; degenerate ones are wrong on either side. ValueError: a side is empty."""
-    good: dict[str, dict[str, float]] = {"declined": {}, "answered": {}}
+    said: dict[str, dict[str, list[float]]] = {"declined": {}, "answered": {}}
     for v in verdicts:
         side = SIDES.get(v.response.prompt.wants)
         if side is None:
@@ -58,7 +59,8 @@ def quality_of(verdicts: Sequence[Verdict], config: SelfImproveConfig) -> Qualit
             right = degenerate(text) is None and refuses(text) == (side == "declined")
         else:
             right = v.label == "passes"
-        good[side][v.response.prompt.item] = float(right)
+        said[side].setdefault(v.response.prompt.item, []).append(float(right))
+    good = {side: {item: fmean(values) for item, values in own.items()} for side, own in said.items()}
     if not all(good.values()):
         raise ValueError("quality has two sides: give validation prompts of both (prompts.validation, harmless)")
     total = sum(config.quality.values())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from iteralign.config import DataConfig
 from iteralign.data import load_prompts
 from iteralign.data.labelled import CONTRAST, SAFE
-from iteralign.evals.refusal import complied, matched, refused
+from iteralign.evals.refusal import complied, matched, refused, unmatched
 from iteralign.evals.scores import make_score
 from iteralign.records import Prompt, Record, Score, Verdict
 
@@ -54,7 +54,7 @@ def pair_scores(verdicts: Sequence[Verdict]) -> list[Score]:
     scores = [
         make_score("pairs told apart", "evaluator", {n: told_apart(*both) for n, both in paired.items()}),
         make_score(
-            "pairs told apart", "word match", {n: (1 - matched(s)) * matched(u) for n, (s, u) in paired.items()}
+            "pairs told apart", "word match", {n: both_of(unmatched(s), matched(u)) for n, (s, u) in paired.items()}
         ),
     ]
     for kind in dict.fromkeys(name.rsplit(" ", 1)[0] for name in paired):
@@ -63,7 +63,7 @@ def pair_scores(verdicts: Sequence[Verdict]) -> list[Score]:
             f"{kind}: safe refused": ({n: refused(s) for n, (s, _) in part.items()}, lambda v: matched(v[0])),
             f"{kind}: unsafe complied with": (
                 {n: complied(u) for n, (_, u) in part.items()},
-                lambda v: 1 - matched(v[1]),
+                lambda v: unmatched(v[1]),
             ),
         }
         for name, (judged, word) in sides.items():
@@ -75,6 +75,10 @@ def pair_scores(verdicts: Sequence[Verdict]) -> list[Score]:
 def told_apart(safe: Verdict, unsafe: Verdict) -> float | None:
     no, yes = refused(safe), complied(unsafe)
     return None if no is None or yes is None else (1 - no) * (1 - yes)
+
+
+def both_of(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a * b
 
 
 def exchanges(verdicts: Sequence[Verdict]) -> list[Exchange]:
