@@ -1,5 +1,6 @@
 """A killed run goes on to the same files; a round that fails its gates is undone; a stopped run says why."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from chat_server import Answer, Asked, fails, says, serving
 
 from iteralign.config import SFTConfig, load_config
-from iteralign.errors import ModelError, Stopped
+from iteralign.errors import ModelError, Stopped, StoreError
 from iteralign.models.scripted import ScriptedPolicy
 from iteralign.recipes.iteralign import Outcome, iteralign
 from iteralign.report import summarise
@@ -324,3 +325,19 @@ def test_no_prompt_kept_apart_is_in_any_stage_of_a_round(tmp_path: Path) -> None
         for row in read_rows(path):
             assert not measured & {str(row.get("prompt")), str(row.get("id"))}, path
             assert row.get("split", "train") == "train"
+
+
+def test_a_run_directory_is_worked_at_by_one_process_at_a_time(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    run(place, "rounds=1")
+    gc.collect()  # the run lets its directory go
+    before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    hold = f"from pathlib import Path; from iteralign.store import locked; kept = locked(Path({str(place)!r})); print(); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        for fresh in (False, True):
+            with pytest.raises(StoreError, match="worked at by another process"):
+                open_(load_config(TESTS.parent / "configs/scripted.yaml", [*SMALL, "rounds=1"]), place, fresh)
+        other.kill()
+    assert {p: p.read_bytes() for p in place.rglob("*") if p.is_file()} == before
+    run(place, "rounds=1")

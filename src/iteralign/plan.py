@@ -23,7 +23,7 @@ from iteralign.config import (
     TransformersConfig,
     members,
 )
-from iteralign.data import assert_disjoint, load_prompts, split_prompts
+from iteralign.data import assert_disjoint, load_sets, split_prompts
 from iteralign.data.attacks import attack
 from iteralign.data.public import PUBLIC_SETS
 from iteralign.data.splits import SPLITS
@@ -106,9 +106,20 @@ def plan(config: RunConfig) -> Plan:
         training=training_of(config, batch),
         memory=memory(config),
         downloads=downloads(config),
-        disk=(checkpoints_of(config.policy, min(2, config.rounds) + bool(tries(config))), *unpacked(config)),
+        disk=(checkpoints_of(config.policy, most_checkpoints(config)), *unpacked(config)),
         assumed=(*ASSUMED, *notes),
     )
+
+
+def most_checkpoints(config: RunConfig) -> int:
+    """At one time: what the round began with, what each of its trainings and going back along its change made; in
+    self-improvement every round's, until the best is known. A reward model is one more."""
+    ways = config.learn.split("+")
+    if config.recipe == "self_improve":
+        kept, made = config.rounds - 1, 2
+    else:
+        kept, made = int(config.rounds > 1), len(ways)
+    return kept + made + bool(tries(config)) + ("rl" in ways and config.rl.reward == "model")
 
 
 # -- the prompts -------------------------------------------------------------------------------------
@@ -117,13 +128,15 @@ def plan(config: RunConfig) -> Plan:
 def prompts_at_hand(config: RunConfig) -> tuple[dict[Split, Prompts], list[str]]:
     """The run's prompts by split; made-up ones for a set that would have to be fetched, with a note for each."""
     wanted, notes = config.prompts, list[str]()
+    here = {n: copy for n, s in enumerate([*wanted.red_team, *wanted.harmless]) if (copy := copy_at_hand(s))}
+    loaded = dict(zip(here, load_sets(list(here.values()), config.seed), strict=True))
 
-    def side(sources: Sequence[DataConfig], per_round: int) -> dict[Split, list[Prompt]]:
+    def side(sources: Sequence[DataConfig], per_round: int, first: int) -> dict[Split, list[Prompt]]:
         needed: dict[Split, int] = {"train": per_round, "validation": wanted.validation, "held_out": wanted.held_out}
         found: list[Prompt] = []
-        for source in sources:
-            if here := copy_at_hand(source):
-                found += load_prompts(here, config.seed)
+        for n, source in enumerate(sources, first):
+            if n in loaded:
+                found += loaded[n]
                 continue
             found += made_up(source, needed)
             notes.append(
@@ -132,7 +145,8 @@ def prompts_at_hand(config: RunConfig) -> tuple[dict[Split, Prompts], list[str]]
             )
         return split_prompts(found)
 
-    red, harmless = side(wanted.red_team, wanted.red_team_per_round), side(wanted.harmless, wanted.harmless_per_round)
+    red = side(wanted.red_team, wanted.red_team_per_round, 0)
+    harmless = side(wanted.harmless, wanted.harmless_per_round, len(wanted.red_team))
     both = [p for part in (red, harmless) for prompts in part.values() for p in prompts]
     assert_disjoint([p for p in both if p.split == "train"], [p for p in both if p.split != "train"])
     return {split: Prompts(red[split], harmless[split]) for split in SPLITS}, notes

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
+
 from iteralign.config import (
     JudgeConfig,
     LlamaCppConfig,
@@ -23,7 +25,7 @@ from iteralign.config import (
     members,
 )
 from iteralign.constitutions import load_constitution
-from iteralign.data import assert_disjoint, load_prompts
+from iteralign.data import assert_disjoint, load_sets
 from iteralign.errors import ConfigError, DataError
 from iteralign.judges.base import Judge
 from iteralign.judges.calibration import calibration_of, file_of
@@ -38,7 +40,7 @@ from iteralign.records import Constitution, Prompt, Split, digest
 from iteralign.sizes import at_hand
 from iteralign.sources import Progress
 from iteralign.stages.red_team import red_team
-from iteralign.store import Store, Watcher, open_run, write_text
+from iteralign.store import LOCK, Store, Watcher, locked, open_run, write_text
 from iteralign.training.policy import BASE, Engine, Policy, refuse_untrainable
 
 VALIDATION: Split = "validation"
@@ -68,6 +70,7 @@ class Run:
     roles: Roles
     prompts: dict[Split, Prompts]
     constitution: Constitution
+    lock: BaseFileLock
     watch: Watcher | None = None
     step: Callable[[int, int], None] | None = None
 
@@ -111,6 +114,7 @@ class Run:
     def close(self) -> None:
         self.roles.close()
         self.engine.close()
+        self.lock.release()
 
 
 def judge_of(config: JudgeConfig, roles: Roles, policy: Policy) -> Judge:
@@ -144,8 +148,11 @@ def open_(
     check_models(config)
     prompts = split_prompts(config)
     constitution = load_constitution(config.constitution) if config.constitution else Constitution()
+    if (folder / LOCK).exists():
+        locked(folder).release()  # before anything of it is touched
     forget_attacked(folder)
     kept = open_run(folder, config.digest_fields(), fresh)
+    lock = locked(kept)
     store = Store(kept, config.runtime.micro_batch, watch)
     threads = config.runtime.threads or os.cpu_count() or 1
     write_environment(kept, threads)
@@ -156,6 +163,7 @@ def open_(
         roles=Roles(threads, kept / "calls.sqlite", progress),
         prompts=prompts,
         constitution=constitution,
+        lock=lock,
         watch=watch,
         step=step,
     )
@@ -190,8 +198,9 @@ def refuse_encoder_decoder(config: RunConfig) -> None:
 
 
 def split_prompts(config: RunConfig) -> dict[Split, Prompts]:
-    harmful = [p for source in config.prompts.red_team for p in load_prompts(source, config.seed)]
-    harmless = [p for source in config.prompts.harmless for p in load_prompts(source, config.seed)]
+    sources = [*config.prompts.red_team, *config.prompts.harmless]
+    sets, n = load_sets(sources, config.seed), len(config.prompts.red_team)
+    harmful, harmless = ([p for part in side for p in part] for side in (sets[:n], sets[n:]))
     if not harmful:
         raise ConfigError("prompts.red_team names no data set: a run needs red-team prompts")
     everything = harmful + harmless

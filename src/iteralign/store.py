@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 
 from iteralign.errors import StoreError
+
+LOCK = ".lock"  # of a run directory
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Rowed")
@@ -185,6 +188,20 @@ def open_run(folder: Path, config: dict[str, Any], fresh: bool = False) -> Path:
     folder.chmod(0o700)
     write_text(kept, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     return folder
+
+
+def locked(folder: Path) -> BaseFileLock:
+    """A run directory for this process alone, until the lock is released or the process ends: two that append to the same
+    stage would mix its rows. StoreError: another has it."""
+    lock = FileLock(folder / LOCK, is_singleton=True, thread_local=False)  # a process may open its own run again
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreError(
+            f"{folder} is being worked at by another process: wait until it ends (iteralign watch {folder} shows it), or "
+            "name another --run-dir"
+        ) from error
+    return lock
 
 
 def free_name(wanted: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from iteralign.config import DataConfig
-from iteralign.data import assert_disjoint, load_prompts, split_prompts
+from iteralign.data import assert_disjoint, load_prompts, load_sets, split_prompts
 from iteralign.errors import DataError
 from iteralign.records import Message, Prompt, user
 
@@ -264,6 +264,18 @@ def test_the_same_subtopic_has_one_split_in_every_set(tmp_path: Path) -> None:
     alike.write_text(red.read_text().replace("How do I grow", "Where can I buy"))
     split = {p.subtopic: p.split for p in load(red)}
     assert all(split[p.subtopic] == p.split for p in load(alike))
+
+
+def test_a_subtopic_that_fills_an_empty_split_of_one_set_moves_in_all(tmp_path: Path) -> None:
+    """Three subtopics leave a split empty on most seeds; their look-alikes stand in a set with many more."""
+    few, many = garden(tmp_path / "few.jsonl", 3, 2), garden(tmp_path / "many.jsonl", 13, 2)
+    many.write_text(many.read_text().replace("How do I grow", "Where can I buy"))
+    sets = [DataConfig(source=str(file), wants="answer") for file in (few, many)]
+    for seed in range(20):
+        one, other = load_sets(sets, seed)
+        split = {p.subtopic: p.split for p in other}
+        assert all(split[p.subtopic] == p.split for p in one)
+        assert all(split_prompts(one).values()) and all(split_prompts(other).values())
 
 
 def test_without_subtopics_categories_stay_whole_and_without_either_rows_are_split(tmp_path: Path) -> None:

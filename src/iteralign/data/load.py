@@ -1,6 +1,6 @@
 """One section of the config → its prompts: read, freed of duplicates, split, limited, attacked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -22,19 +22,35 @@ def load_prompts(config: DataConfig, seed: int) -> list[Prompt]:
     pack:NAME/FILE[:KIND], pack:FOLDER/FILE[:KIND], hub:ORG/NAME[:CONFIG][/SPLIT][@REVISION], a public set's name
     (NAME@FOLDER or NAME@FILE reads a copy at hand), or a file (also path:…, https://…#sha256=…).
     """
-    label = _label(config.source)
+    [prompts] = load_sets([config], seed)
+    return prompts
+
+
+def load_sets(configs: Sequence[DataConfig], seed: int) -> list[list[Prompt]]:
+    """Each set's prompts, as by `load_prompts`; a subtopic that several share is in the same split in all of them."""
+    sets = [_unique(config) for config in configs]
+    auto = [n for n, config in enumerate(configs) if config.split == "auto"]
+    splits = dict(zip(auto, assign([list(sets[n].values()) for n in auto], seed), strict=True))
+    loaded: list[list[Prompt]] = []
+    for n, (config, unique) in enumerate(zip(configs, sets, strict=True)):
+        own: list[Split] = splits[n] if config.split == "auto" else [config.split] * len(unique)
+        items, questions = list(unique), list(unique.values())
+        chosen = range(len(items))
+        if config.limit is not None and config.limit < len(items):
+            chosen = sample(own, items, config.limit, seed)
+        label = _label(config.source)
+        loaded.append([_prompt(questions[k], items[k], own[k], label, config) for k in chosen])
+    return loaded
+
+
+def _unique(config: DataConfig) -> dict[str, Question]:
+    """By item. DataError: there is none."""
     unique: dict[str, Question] = {}
     for question in _questions(config):
         unique.setdefault(question.item, question)
     if not unique:
         raise DataError(f"{config.source}: no questions: expected at least one row. Check the file and the filters")
-    items, questions = list(unique), list(unique.values())
-    forced: list[Split] = [] if config.split == "auto" else [config.split] * len(questions)
-    splits = forced or assign(questions, seed)
-    chosen = range(len(items))
-    if config.limit is not None and config.limit < len(items):
-        chosen = sample(splits, items, config.limit, seed)
-    return [_prompt(questions[n], items[n], splits[n], label, config) for n in chosen]
+    return unique
 
 
 def _prompt(question: Question, item: str, split: Split, label: str, config: DataConfig) -> Prompt:

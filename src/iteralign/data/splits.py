@@ -11,6 +11,8 @@ from iteralign.seeds import seed_for
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+Key = tuple[str, str]  # by what, and its value
+
 _RANGES: dict[Split, tuple[float, float]] = {"train": (0, 0.60), "validation": (0.60, 0.75), "held_out": (0.75, 1)}
 
 _OWN_NAMES: dict[str, Split] = {
@@ -48,18 +50,26 @@ def assert_disjoint(train: Iterable[Prompt], held_out: Iterable[Prompt]) -> None
     )
 
 
-def assign(questions: Sequence[Question], seed: int) -> list[Split]:
-    """Each question's split: the data set's own, else 60/15/25 by a seeded hash of its subtopic.
+def assign(sets: Sequence[Sequence[Question]], seed: int) -> list[list[Split]]:
+    """Of each set the questions' splits: the data set's own, else 60/15/25 by a seeded hash of the subtopic.
 
-    Where there are too few subtopics the category counts, else the first user turn (so that dialogues with the same
+    Where a set has too few subtopics the category counts, else the first user turn (so that dialogues with the same
     opening stay together). The hash does not see the data set: the same subtopic, or the same question without
     one, gets the same split in every set.
     """
-    if any(question.split is not None for question in questions):
-        return [_own(question) for question in questions]
+    keys = [None if any(q.split is not None for q in questions) else _keys(questions) for questions in sets]
+    homes = _homes([set(own) for own in keys if own is not None], seed)
+    return [
+        [_own(q) for q in questions] if own is None else [homes[key] for key in own]
+        for questions, own in zip(sets, keys, strict=True)
+    ]
+
+
+def _keys(questions: Sequence[Question]) -> list[Key]:
+    """What each question is split by."""
     subtopics = {question.subtopic for question in questions} - {""}
     categories = {question.category for question in questions} - {""}
-    keys: list[tuple[str, str]] = []
+    keys: list[Key] = []
     for question in questions:
         if question.subtopic and len(subtopics) >= len(SPLITS):
             keys.append(("subtopic", question.subtopic))
@@ -67,8 +77,7 @@ def assign(questions: Sequence[Question], seed: int) -> list[Split]:
             keys.append(("category", question.category))
         else:
             keys.append(("row", next(m.content for m in question.chat if m.role == "user")))
-    homes = _homes(set(keys), seed)
-    return [homes[key] for key in keys]
+    return keys
 
 
 def sample(splits: Sequence[Split], order: Sequence[str], limit: int, seed: int) -> list[int]:
@@ -89,21 +98,23 @@ def sample(splits: Sequence[Split], order: Sequence[str], limit: int, seed: int)
     return sorted(chosen)
 
 
-def _homes(keys: Iterable[tuple[str, str]], seed: int) -> Mapping[tuple[str, str], Split]:
+def _homes(sets: Sequence[set[Key]], seed: int) -> Mapping[Key, Split]:
     """Each key by its own hash alone, so that new subtopics do not move old ones."""
-    at = {key: seed_for(seed, "split", *key) / 2**63 for key in sorted(keys)}
-    homes: dict[tuple[str, str], Split] = {}
+    at = {key: seed_for(seed, "split", *key) / 2**63 for key in sorted(set[Key]().union(*sets))}
+    homes: dict[Key, Split] = {}
     for key, value in at.items():
         homes[key] = next(s for s in SPLITS if value < _RANGES[s][1] or s == SPLITS[-1])
-    for split in SPLITS if len(at) >= len(SPLITS) else ():
-        if split in homes.values():
-            continue
-        # a handful of subtopics can leave a split empty by chance, and then nothing could be trained or measured:
-        # the subtopic whose hash is nearest moves there
-        sizes = Counter(homes.values())
-        low, high = _RANGES[split]
-        spare = [key for key in at if sizes[homes[key]] > 1]
-        homes[min(spare, key=lambda key: max(low - at[key], at[key] - high))] = split
+    for own in sets:
+        for split in SPLITS if len(own) >= len(SPLITS) else ():
+            if any(homes[key] == split for key in own):
+                continue
+            # a handful of subtopics can leave a split empty by chance, and then nothing could be trained or measured:
+            # the subtopic whose hash is nearest moves there, in every set, unless it is the last of a split in one
+            sizes = [(other, Counter(homes[key] for key in other)) for other in sets]
+            spare = [k for k in sorted(own) if all(n[homes[k]] > 1 for other, n in sizes if k in other)]
+            if spare:
+                low, high = _RANGES[split]
+                homes[min(spare, key=lambda key: max(low - at[key], at[key] - high))] = split
     return homes
 
 
