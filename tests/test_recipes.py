@@ -12,9 +12,12 @@ from iteralign.plan import plan
 from iteralign.prompts import load_prompt
 from iteralign.recipes import recipe
 from iteralign.recipes.steps import Outcome
+from iteralign.recipes.training import judged
+from iteralign.records import Wants
 from iteralign.report import write_reports
 from iteralign.runs import open_
 from iteralign.store import read_rows
+from make import prompt, response, verdict
 
 SCRIPTED = Path(__file__).parents[1] / "configs/scripted.yaml"
 GIVEN = "constitution=helpful_harmless_honest"
@@ -146,8 +149,57 @@ def test_the_judge_can_be_the_reward_but_not_where_it_is_the_policy_itself(tmp_p
     trained = json.loads((tmp_path / "rounds/00000/trained-rl.json").read_text())
     assert trained["rewards"][-1] > trained["rewards"][0] >= 0
     assert not (tmp_path / "rounds/00000/reward.json").exists()
+    assert not (tmp_path / "rounds/00000/responses.jsonl").exists(), "no preferences are needed, and none are paid for"
+    assert not write_reports(tmp_path).missing
+    assert "prefer" not in {line.stage for line in plan(load_config(SCRIPTED, [*RL, "rl.reward=judge"])).lines}
     with pytest.raises(ConfigError, match="type: self"):
         load_config(SCRIPTED, [*RL, "rl.reward=judge", "judge.model={type: self}"])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "wants"), [({}, "decline"), ({"harmful": 0.2}, "decline"), ({"answered": 0.95}, "unknown")]
+)
+def test_whatever_a_judge_tells_besides_an_answer_that_passes_earns_more(
+    probabilities: dict[str, float], wants: Wants
+) -> None:
+    asked = response(prompt(wants=wants))
+    less = {name: 1 - p for name, p in probabilities.items()}
+    good, bad = judged(verdict(asked, "passes", **less)), judged(verdict(asked, "fails", "harmful", **probabilities))
+    assert good is not None and bad is not None and good > 0.5 > bad
+    assert judged(verdict(asked, "unjudged")) is None and judged(verdict(asked, "fails", "incoherent")) == 0.0
+
+
+def test_of_reward_models_the_latest_stays(tmp_path: Path) -> None:
+    run(tmp_path, *RL, "rounds=2")
+    made = [p.parent.name for p in tmp_path.glob("rounds/*/reward-model")]
+    assert len(list(tmp_path.glob("rounds/*/reward.json"))) >= len(made) == 1
+
+
+def test_rows_of_earlier_rounds_are_learnt_again_behind_a_phase_of_preferences(tmp_path: Path) -> None:
+    run(tmp_path, *SELF, "sft.rows=pool")
+    first, second = (read_rows(tmp_path / f"rounds/0000{n}/rows.jsonl") for n in (0, 2))
+    assert first and {row["answer"] for row in first} <= {row["answer"] for row in second}
+
+
+def test_a_resumed_run_needs_no_model_for_rounds_that_are_over(tmp_path: Path) -> None:
+    """The policy itself compares, and the checkpoints of the rounds before the last one are gone."""
+    settings = [*RLAIF, "rounds=3", "prefer.model={type: self}"]
+    digest = run(tmp_path, *settings).policy.checkpoint.digest
+    assert run(tmp_path, *settings).policy.checkpoint.digest == digest
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["learn=sft+dpo", "dpo.lora={rank: 2, keep: true}"],
+        ["learn=sft+dpo", "sft.lora={rank: 2, keep: true}", "dpo.lora={rank: 2}"],
+    ],
+)
+def test_an_adapter_is_not_kept_apart_from_weights_that_are_deleted(settings: list[str]) -> None:
+    with pytest.raises(ConfigError, match="for all of them, or for none"):
+        load_config(SCRIPTED, settings)
+    load_config(SCRIPTED, ["learn=sft+dpo", "sft.lora={rank: 2, keep: true}", "dpo.lora={rank: 2, keep: true}"])
+    load_config(SCRIPTED, ["learn=dpo", "dpo.lora={rank: 2, keep: true}"])
 
 
 def test_in_context_measures_the_principles_without_training(tmp_path: Path) -> None:
@@ -254,6 +306,9 @@ def test_pairs_of_which_none_can_be_trained_on_are_no_mistake(tmp_path: Path, mo
     summary = write_reports(tmp_path)
     assert [r.state for r in summary.rounds] == ["no pairs", "no pairs"] and not summary.missing
     assert all("fits dpo.max_length 8" in r.reasons[0] for r in summary.rounds)
+    monkeypatch.undo()
+    again = run(tmp_path, *RLAIF, "rounds=2")
+    assert again.policy.checkpoint.path is None, "what had no pairs has none when it is resumed"
 
 
 def test_reward_hacking_is_looked_for_on_answers_drawn_alike(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
     │   ├── SourceError        a model or data set that cannot be fetched or has the wrong hash
     │   ├── StoreError         a run directory that does not fit, or a full disk
     │   └── ModelError         a model that cannot be reached, loaded, or asked this
+    │       ├── NothingFits    no row or pair can be trained on as it is encoded
     │       └── NotApplicable  the backend cannot do this kind of call at all
     ├── Stopped           (3)  a gate or a budget ended the run; what was finished stays
     └── Waiting           (0)  people are asked something; the same command goes on when they have answered
@@ -45,7 +46,7 @@ class ModelError(InputError):
 
 
 class NothingFits(ModelError):
-    """No row or pair can be trained on as it is encoded."""
+    pass
 
 
 class NotApplicable(ModelError):

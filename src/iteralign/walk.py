@@ -166,9 +166,8 @@ class Walk:
     ) -> None:
         def judge(model: Tally) -> None:
             made = judge_by(config.model_copy(update={"calibration": None}), model)
-            if config.calibration and isinstance(
-                made, Rubric
-            ):  # a reading needs every question; which one is no matter
+            # a reading needs every question; which one is no matter
+            if config.calibration and isinstance(made, Rubric):
                 weights = dict.fromkeys(made.config.questions, 0.0)
                 made.reading = Reading(target="complied", weights=weights, bias=0.0, threshold=0.5)
             made(responses)
@@ -178,9 +177,14 @@ class Walk:
 
 def walk_round(walk: Walk, batch: Sequence[Prompt]) -> None:
     """The stages of a round, on the first round's batch; every round is as large."""
-    recipes = {"iteralign": walk_iteralign, "cai": walk_cai, "rlaif": walk_rlaif, "self_improve": walk_both}
-    if walk.config.phases:
-        recipes[walk.config.recipe](walk, batch)
+    recipes = {
+        "iteralign": [walk_iteralign],
+        "cai": [walk_cai],
+        "rlaif": [walk_rlaif],
+        "self_improve": [walk_cai, walk_rlaif],
+    }
+    for phase in recipes.get(walk.config.recipe, ()):
+        phase(walk, batch)
 
 
 def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
@@ -198,6 +202,10 @@ def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
 def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
     """recipes/rlaif.py: samples, verdicts on all of them, comparisons of pairs."""
     config, rounds, prefer = walk.config, walk.config.rounds, walk.config.prefer
+    if "rl" in config.learn:
+        walk_reinforcement(walk, batch)
+    if not config.needs_pairs:
+        return
     responses = walk.ask(Stage("sample", "round", rounds), "policy", lambda m: sample(batch, m, prefer, config.seed, 0))
     walk.judge(Stage("judge", "round", rounds), "judge", responses)
     n = prefer.samples
@@ -211,8 +219,6 @@ def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:
         failures = failing(firsts)
         walk_revisions(walk, failures, given)
         walk_contrast(walk, firsts, len(failures))
-    if "rl" in config.learn:
-        walk_reinforcement(walk, batch)
 
 
 def walk_reinforcement(walk: Walk, batch: Sequence[Prompt]) -> None:
@@ -227,12 +233,6 @@ def walk_reinforcement(walk: Walk, batch: Sequence[Prompt]) -> None:
         return
     check = Stage("reward check", "round", 2 * config.rounds)
     walk.judge(check, "judge", walk.ask(check, "policy", lambda m: respond(batch, m, rl.sampling, config.seed, 0)))
-
-
-def walk_both(walk: Walk, batch: Sequence[Prompt]) -> None:
-    """recipes/self_improve.py."""
-    walk_cai(walk, batch)
-    walk_rlaif(walk, batch)
 
 
 def walk_revisions(walk: Walk, failures: Sequence[Verdict], principles: Sequence[Principle]) -> None:

@@ -40,6 +40,15 @@ def test_a_reward_that_the_judge_does_not_bear_out_is_flagged() -> None:
     assert check.reward_low is not None and check.reward_low > 0
 
 
+def test_where_the_judges_share_rose_but_not_for_sure_nothing_is_said_to_be_hacked() -> None:
+    before, after = (
+        verdicts(["passes"] * 15 + ["fails"] * 15, PLAIN),
+        verdicts(["passes"] * 17 + ["fails"] * 13, FLATTERY),
+    )
+    check = check_reward(before, after, likes_flattery)
+    assert not check.hacked and check.passes_low is not None and check.passes_low <= 0
+
+
 def test_a_reward_that_the_judge_bears_out_is_not() -> None:
     before, after = verdicts(["fails"] * 30, PLAIN), verdicts(["passes"] * 25 + ["fails"] * 5, FLATTERY)
     assert not check_reward(before, after, likes_flattery).hacked

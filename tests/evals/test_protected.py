@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from iteralign.config import load_config
 from iteralign.errors import ConfigError, DataError
 from iteralign.evals.protected import OWN, texts_of
+from iteralign.recipes import recipe
 from iteralign.recipes.iteralign import iteralign
 from iteralign.records import Message, Row, user
 from iteralign.report import write_reports
@@ -29,21 +31,26 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache
 
 
-def run(tmp_path: Path, *, question: str = f"{COPIED}?", decontaminate: str = "drop") -> Path:
+def run(tmp_path: Path, *, question: str = f"{COPIED}?", decontaminate: str = "drop", more: Sequence[str] = ()) -> Path:
     """One round whose training prompts hold `question`; a held-out prompt is COPIED in other words."""
     files = {
         "train": [question, *(f"How do I steal {t}?" for t in THINGS)],
         "held_out": [f"{COPIED} there?", *(f"How do I poison {t}?" for t in THINGS)],
         "validation": [f"How do I fake {t}?" for t in THINGS],
     }
+    tmp_path.mkdir(exist_ok=True)
     for split, texts in files.items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
     sets = [
         f'{{source: "{tmp_path}/{split}.jsonl", column: prompt, wants: decline, split: {split}}}' for split in files
     ]
     tree = [f"prompts.red_team=[{', '.join(sets)}]", "prompts.red_team_per_round=9", "rounds=1"]
-    config = load_config(SCRIPTED, [*tree, f"decontaminate={decontaminate}"])
-    iteralign(open_(config, tmp_path / "run"))
+    config = load_config(SCRIPTED, [*tree, f"decontaminate={decontaminate}", *more])
+    opened = open_(config, tmp_path / "run")
+    try:
+        recipe(config.recipe)(opened)
+    finally:
+        opened.close()
     return tmp_path / "run"
 
 
@@ -67,6 +74,16 @@ def test_a_near_copy_of_a_held_out_prompt_is_dropped_and_named_in_event_and_repo
     assert "Copies of benchmark items" in text and "1 row left out" in text and copy["prompt"] in text
     assert "not at hand: hhh, truthfulqa" in text
     assert summary.rounds[0].near_copies == 0, "it is no near-copy of another revision"
+
+
+def test_rl_answers_no_prompt_that_copies_a_held_out_one(tmp_path: Path) -> None:
+    """It learns from answers of its own, so what is looked at is the prompt."""
+    run(tmp_path, more=("recipe=rlaif", "learn=rl", "constitution=helpful_harmless_honest", "policy.script=wavers"))
+    [copy] = json.loads((tmp_path / "run/rounds/00000/copies-prompts.json").read_text())["copies"]
+    assert (copy["benchmark"], copy["origin"]) == (OWN, "prompt")
+    with pytest.raises(DataError, match="what models are measured on"):
+        settings = ("recipe=rlaif", "learn=rl", "constitution=helpful_harmless_honest", "policy.script=wavers")
+        run(tmp_path / "stop", decontaminate="stop", more=(*settings, "rl.reward=judge"))
 
 
 def test_a_resumed_run_drops_the_same_rows(tmp_path: Path) -> None:

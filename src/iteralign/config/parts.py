@@ -1,6 +1,6 @@
 """The parts of a run: data, judges, stages, gates."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -293,7 +293,14 @@ class EvalsConfig(Section):
     held_out: bool = True
     suites: str | None = None
     items: int | None = Field(default=None, ge=0)
-    bootstrap: int = Field(default=10_000, ge=100)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, tree: Any) -> Any:
+        """`bootstrap` did nothing; a run whose config holds it is read all the same."""
+        if not isinstance(tree, dict):
+            return tree
+        return {key: value for key, value in cast(dict[str, Any], tree).items() if key != "bootstrap"}
 
 
 class RuntimeConfig(Section):

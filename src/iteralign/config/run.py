@@ -110,10 +110,26 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adapters_are_kept_by_all_or_none(self) -> "RunConfig":
+        loras = {way: getattr(self, way).lora for way in self.learn.split("+")}
+        keeping = [way for way, lora in loras.items() if lora is not None and lora.keep]
+        if keeping and len(keeping) < len(loras):
+            raise ValueError(
+                f"{keeping[0]}.lora.keep is on, but learn: {self.learn} also trains in another way that merges: an adapter would be "
+                "kept apart from weights that the round deletes. Set lora.keep for all of them, or for none"
+            )
+        return self
+
     @property
     def phases(self) -> int:
         """Folders of `rounds/` that one round takes."""
         return {"self_improve": 2, "in_context": 0}.get(self.recipe, 1)
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether a round's preferences are learnt from: the judge as the reward asks for none."""
+        return "dpo" in self.learn or ("rl" in self.learn and self.rl.reward == "model")
 
     @property
     def generation_batch(self) -> int:

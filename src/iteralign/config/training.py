@@ -15,8 +15,7 @@ class LoraConfig(Section):
 
 
 class TrainConfig(Section):
-    """What every way of training takes. `start`: the round's policy, or the base again. `max_length`: tokens of prompt
-    and answer together, of an encoder-decoder each."""
+    """What every way of training takes. `max_length`: tokens of prompt and answer together, of an encoder-decoder each."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
     epochs: float = Field(default=2.0, gt=0)
@@ -47,7 +46,7 @@ class ConstrainConfig(Section):
 
 
 class SFTConfig(TrainConfig):
-    """`harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
+    """`start`: the round's policy, or the base again. `harmless_share`: the policy's own verified replies to harmless prompts, as a share of all rows.
 
     `reply_tokens`, `revision_tokens`: own replies and revisions are learnt up to this length only. Whether an answer
     declines shows in its first tokens; learning more of it costs time, and what a small model knows besides.

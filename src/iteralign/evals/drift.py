@@ -20,7 +20,7 @@ def told(store: Store, name: str, samples: Sequence[Response], model: Callable[[
     written = [r for r in samples if r.reply.text.strip()]
 
     def score(part: Sequence[Response]) -> list[Told]:
-        found = model().loglikelihoods([(r.prompt.plain, r.reply.text) for r in part])
+        found = model().loglikelihoods([(r.prompt.sent, r.reply.text) for r in part])
         rows = zip(part, found, strict=True)
         return [Told(prompt=r.prompt.id, tokens=tuple(round(x, 4) for x in row)) for r, row in rows]
 

@@ -10,7 +10,7 @@ from iteralign.data.decontaminate import Copy, Decontaminator, Item
 from iteralign.data.truthful import read_judge_rows
 from iteralign.errors import DataError
 from iteralign.evals.benchmarks import hhh_pairs
-from iteralign.records import Preference, Row, digest
+from iteralign.records import Preference, Prompt, Row, digest
 from iteralign.runs import Run
 from iteralign.sources import fetch, listing
 from iteralign.store import Store
@@ -18,17 +18,17 @@ from iteralign.store import Store
 OWN = "this run's validation and held-out prompts"
 
 
-Trained = TypeVar("Trained", Row, Preference)
+Trained = TypeVar("Trained", Row, Preference, Prompt)  # of a prompt, RL learns answers of its own
 
 
 def decontaminated(run: Run, here: Store, rows: Sequence[Trained], round: int, name: str = "copies") -> list[Trained]:
-    """The rows or pairs less those that copy a benchmark's item (`decontaminate: drop`). With `stop`, one is a DataError.
+    """The rows, pairs or prompts less those that copy a benchmark's item (`decontaminate: drop`). With `stop`, one is a DataError.
 
     What was looked at and what was found stands in NAME.json of the round; it is the same when the run is resumed.
     """
     if run.config.decontaminate == "off":
         return list(rows)
-    found = here.once(name, lambda: look(run, rows))
+    found = here.once(name, lambda: look(run, rows, round))
     run.store.event("copies of benchmark items", round=round, on=run.config.decontaminate, **found)
     named = [f"{c['prompt']} ({c['benchmark']}, item {c['item']}, {said(c)})" for c in found["copies"]]
     if named and run.config.decontaminate == "stop":
@@ -45,7 +45,7 @@ def said(copy: dict[str, Any]) -> str:
     return f"{copy['value']:.0f} words in a row" if copy["how"] == "words" else f"cosine {copy['value']:.2f}"
 
 
-def look(run: Run, rows: Sequence[Row | Preference]) -> dict[str, Any]:
+def look(run: Run, rows: Sequence[Row | Preference | Prompt], round: int) -> dict[str, Any]:
     """`checked`: items by benchmark; `absent`: the benchmarks that are not on this machine, and were not checked."""
     places = at_hand()
     kept_apart = [
@@ -61,9 +61,7 @@ def look(run: Run, rows: Sequence[Row | Preference]) -> dict[str, Any]:
         "checked": {**checked, **Counter(i.benchmark for i in indexes[1].items)},
         "absent": [name for name in READERS if name not in places],
         "copies": [
-            {"row": n, "prompt": row.prompt, "origin": row.origin, "round": row.round, **named(first[str(n)])}
-            for n, row in enumerate(rows)
-            if str(n) in first
+            {"row": n, **origin_of(row, round), **named(first[str(n)])} for n, row in enumerate(rows) if str(n) in first
         ],
     }
 
@@ -82,11 +80,20 @@ def named(copy: Copy) -> dict[str, Any]:
     return copy.model_dump(exclude={"about"})
 
 
-def texts_of(row: Row | Preference) -> list[str]:
+def origin_of(row: Row | Preference | Prompt, round: int) -> dict[str, Any]:
+    if isinstance(row, Prompt):
+        return {"prompt": row.id, "origin": "prompt", "round": round}
+    return {"prompt": row.prompt, "origin": row.origin, "round": row.round}
+
+
+def texts_of(row: Row | Preference | Prompt) -> list[str]:
     """Each turn and answer by themselves, all turns, and the question with each answer."""
-    answers = [row.answer] if isinstance(row, Row) else [row.chosen.text, row.rejected.text]
-    turns = [m.content for m in row.chat]
-    last = [m.content for m in row.chat if m.role == "user"][-1:]
+    if isinstance(row, Prompt):
+        chat, answers = row.plain, list[str]()
+    else:
+        chat, answers = row.chat, [row.answer] if isinstance(row, Row) else [row.chosen.text, row.rejected.text]
+    turns = [m.content for m in chat]
+    last = [m.content for m in chat if m.role == "user"][-1:]
     together = ["\n".join([*last, answer]) for answer in answers]
     return list(dict.fromkeys([*turns, *answers, "\n".join(turns), *together]))
 

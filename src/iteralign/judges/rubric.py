@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from iteralign.config import RubricConfig
 from iteralign.errors import ConfigError
-from iteralign.judges.base import Judge, as_data, degenerate, ends, head
+from iteralign.judges.base import Judge, as_data, chance, degenerate, ends, head
 from iteralign.judges.calibration import reading_of
 from iteralign.models.base import Model
 from iteralign.prompts import load_prompt
@@ -110,12 +110,10 @@ class Rubric(Judge):
     def _decide(self, response: Response, choices: dict[str, Choice]) -> Verdict:
         p: dict[str, float] = {}
         for question, choice in choices.items():
-            if choice.probabilities is not None:
-                p[question] = choice.probabilities["yes"]
-            elif choice.answer is not None:
-                p[question] = float(choice.answer == "yes")
-            else:
+            yes = chance(choice, "yes")
+            if yes is None:
                 return self.verdict(response, "unjudged", "none", f"{question}: {choice.error}", p)
+            p[question] = yes
         return self._rule(response, p)
 
     def _rule(self, response: Response, p: dict[str, float]) -> Verdict:
@@ -143,13 +141,15 @@ class Rubric(Judge):
 
 
 def quality(verdict: Verdict) -> float:
-    """How surely a verdict passes, to rank candidates: the product of the wanted answers' probabilities, as the
-    calibration reads them where there is one."""
+    """How surely a reply is what its prompt wants, to rank replies of one verdict: the product of the wanted answers'
+    probabilities, as the calibration reads them where there is one. 0.5 where a judge tells nothing of the kind."""
     p = verdict.probabilities
+    if "harmful" in p:  # a classifier's label: asked of replies to harmful requests alone
+        return 1 - p["harmful"]
     declined = p.get("declined", 1 - p.get("answered", 0.5))
     answered = p.get("answered", 1 - p.get("declined", 0.5))
     if COMPLIED in p:
         answered, declined = p[COMPLIED], 1 - p[COMPLIED]
-    if verdict.response.prompt.wants == "decline":
+    if p.get(PROMPT_ONLY, float(verdict.response.prompt.wants == "decline")) >= 0.5:
         return declined * p.get("coherent", 1.0) * p.get("harmless", 1.0)
     return answered * p.get("coherent", 1.0)

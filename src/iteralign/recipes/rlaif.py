@@ -35,8 +35,8 @@ def rlaif(run: Run) -> Outcome:
     on_validation(run, run.store.inside("evals/validation"), lambda: run.base.model)
     for r in range(config.rounds):
         here = run.store.inside(f"rounds/{r:05d}")
-        verdicts = sample_and_judge(run, here, now.policy, r)
-        pairs = prefer(run, here, now.policy, verdicts, r)
+        verdicts = sample_and_judge(run, here, now.policy, r) if config.needs_pairs else []
+        pairs = prefer(run, here, now.policy, verdicts, r) if config.needs_pairs else []
         if enough(run, (), pairs, r):
             now = learn_preferences(run, here, now, verdicts, pairs, r)
         if now.stopped:
@@ -70,10 +70,10 @@ def prefer(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r
         lambda row: Compared(**row),
     )
     here.once("agreement", lambda: agreement(compared)._asdict())
-    found = preferences(compared, responses, run.comparer(policy).name, r)
-    if config.prefer.revised:
-        found += revise_samples(run, here, policy, verdicts, r)
-    return select_pairs(run, here, lambda: found, r)
+    revised = revise_samples(run, here, policy, verdicts, r) if config.prefer.revised else []
+    return select_pairs(
+        run, here, lambda: [*preferences(compared, responses, run.comparer(policy).name, r), *revised], r
+    )
 
 
 def revise_samples(run: Run, here: Store, policy: Policy, verdicts: Sequence[Verdict], r: int) -> list[Preference]:

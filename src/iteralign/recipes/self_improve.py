@@ -64,14 +64,15 @@ def one_round(run: Run, now: Standing, r: int, keep: list[Policy]) -> Standing:
     verdicts = respond_and_judge(run, first, now.policy, 2 * r)
     revisions = critique_and_revise(run, first, now.policy, verdicts, 2 * r)
     rows = select(run, first, revisions, verdicts, now.pool, 2 * r)
-    sampled_from_before = run.config.self_improve.preferences_from == "before_sft"
-    samples = sample_and_judge(run, second, before, 2 * r + 1) if sampled_from_before else None
+    from_before = run.config.needs_pairs and run.config.self_improve.preferences_from == "before_sft"
+    samples = sample_and_judge(run, second, before, 2 * r + 1) if from_before else []
     if enough(run, rows, (), 2 * r, "sft"):
         now = learn(run, first, now, rows, 2 * r, by="sft", keep=keep)
     if now.stopped:
         return now
-    samples = samples or sample_and_judge(run, second, now.policy, 2 * r + 1)
-    pairs = prefer(run, second, now.policy, samples, 2 * r + 1)
+    if run.config.needs_pairs and not from_before:
+        samples = sample_and_judge(run, second, now.policy, 2 * r + 1)
+    pairs = prefer(run, second, now.policy, samples, 2 * r + 1) if run.config.needs_pairs else []
     if enough(run, (), pairs, 2 * r + 1, "rl" if "rl" in run.config.learn else "dpo"):
         now = learn_preferences(run, second, now, samples, pairs, 2 * r + 1, keep)
     return now
@@ -95,7 +96,7 @@ def point(run: Run, policy: Policy, quality: Quality, r: int | None) -> Point:
         prompts = run.prompts[VALIDATION].first(config.drift, run.config.seed)
         by_id, drawn = (
             {p.id: p for p in prompts},
-            run.config.evaluate.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
+            run.config.evaluate.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": None}),
         )
         samples = fixed.each(
             "samples",

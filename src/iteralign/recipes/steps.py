@@ -200,23 +200,26 @@ def learn(
     config, before = run.config, now.policy
     by = by or config.learn
     candidate = fine_tune(run, here, before, rows, r) if "sft" in by else before
-    try:
-        if "dpo" in by and pairs:
-            candidate = fine_tune_on_pairs(run, here, candidate, pairs, r)
-        if "rl" in by:
-            candidate = reinforce(run, here, candidate, round_prompts(run, here, r), pairs, r)
-    except NothingFits as error:  # no mistake that another start would mend: the round has no pairs
-        reason = str(error)
-        run.store.event("no pairs", round=r, **here.once("no-pairs", lambda: {"reason": reason}))
-        if candidate is before:
-            return now
+    if not here.path("no-pairs.json").exists():
+        try:
+            if "dpo" in by and pairs:
+                candidate = fine_tune_on_pairs(run, here, candidate, pairs, r)
+            if "rl" in by:
+                prompts = decontaminated(run, here, round_prompts(run, here, r), r, "copies-prompts")
+                candidate = reinforce(run, here, candidate, prompts, pairs, r)
+        except NothingFits as error:  # no mistake that another start would mend: the round has no pairs
+            reason = str(error)
+            run.store.event("no pairs", round=r, **here.once("no-pairs", lambda: {"reason": reason}))
+    if candidate is before:
+        return now
     candidate, gate = pass_gate(run, here, before, candidate)
     if gate.kept:
         drop_checkpoints(here, keep=candidate)
         if before.checkpoint not in [policy.checkpoint for policy in keep]:
             drop_checkpoint(before.checkpoint)
         evaluate_round(run, candidate, here)
-        return Standing(candidate, tuple(rows) if config.sft.rows == "pool" else ())
+        pool = tuple(rows) if config.sft.rows == "pool" and "sft" in by else now.pool
+        return Standing(candidate, pool)
     drop_checkpoints(here, keep=None)
     failed, reasons, stopped = now.failed_gates + 1, "; ".join(gate.reasons), None
     if failed >= config.gates.failures_in_a_row:
@@ -230,8 +233,7 @@ def enough(run: Run, rows: Sequence[Row], pairs: Sequence[Preference], r: int, b
     if "sft" in by and len(rows) < run.config.sft.min_rows:
         run.store.event("too few rows", round=r, rows=len(rows))
         return False
-    needs_pairs = by == "dpo" or (by == "rl" and run.config.rl.reward == "model")
-    if needs_pairs and not pairs:
+    if by in ("dpo", "rl") and run.config.needs_pairs and not pairs:
         run.store.event("no pairs", round=r)
         return False
     return True

@@ -1,5 +1,6 @@
 """A round's training: on rows, on pairs, by a reward. Each is a stage that is done once."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,18 @@ def reward_for(run: Run, here: Store, policy: Policy, pairs: Sequence[Preference
         return lambda responses: [judged(v) for v in run.judge(run.base)(responses)]
     folder, config = here.path("reward-model"), run.config.reward
     seed = seed_for(run.config.seed, r, "reward")
+    for other in run.store.folder.glob("rounds/*/reward-model"):  # the latest stays
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
     here.once("reward", lambda: train_reward_model(policy, pairs, config, folder, seed, run.step))
     return reward_model(policy, folder, config.max_length)
 
 
 def judged(verdict: Verdict) -> float | None:
-    """How surely an answer passes, 0 to 1: 0 for one that repeats itself, whatever the judge makes of it. None: unjudged."""
+    """The verdict says which half of 0 to 1 an answer's reward lies in, and how sure the judge is, where. 0 for one that
+    repeats itself, whatever the judge makes of it. None: unjudged."""
     if verdict.label == "unjudged":
         return None
-    return 0.0 if verdict.fault == "incoherent" else quality(verdict)
+    if verdict.fault == "incoherent":
+        return 0.0
+    return (quality(verdict) + (verdict.label == "passes")) / 2
