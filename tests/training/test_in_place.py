@@ -1,10 +1,14 @@
 """AdamW on fp32 masters, piece by piece: the very weights that torch's own AdamW makes of the same gradients."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from iteralign.training import in_place
-from iteralign.training.in_place import MasterAdamW
+from iteralign.training.in_place import MasterAdamW, placed
 
 SHAPES = [(7, 33), (1000,), (3, 5, 40), (1,)]
 
@@ -53,3 +57,16 @@ def test_a_parameter_without_a_gradient_stays_and_frozen_ones_are_left_out() -> 
     optimizer.step()
     assert float(used[0]) < 1.0 and float(unused[0]) == float(frozen[0]) == 1.0
     assert len(optimizer.pairs) == 2
+
+
+def test_a_module_is_trained_where_it_is_and_not_spread_over_all_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    args.__dict__["_n_gpu"] = 4
+    second = torch.device("cuda:1")
+    made = placed(args, SimpleNamespace(device=second))
+    assert (made.n_gpu, made.device, chosen) == (1, second, [second])
+    assert made.train_batch_size == made.per_device_train_batch_size

@@ -1,5 +1,6 @@
 """One engine, many checkpoints: it always holds, and is named after, the weights that were asked for."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,19 @@ def test_only_what_is_kept_stays_of_a_rounds_checkpoints(tmp_path: Path) -> None
 def test_a_model_that_cannot_be_trained_is_no_policy() -> None:
     with pytest.raises(ConfigError, match="'llama_cpp' cannot be trained: use transformers"):
         refuse_untrainable(LlamaCppConfig(model="oracle"))
+
+
+def test_a_share_is_mixed_once_and_then_at_hand(base: Path, tmp_path: Path) -> None:
+    """A gate asks for it before every micro-batch; the checkpoints may be large, and are read once."""
+    there = engine(base)
+    first = Policy(there, BASE)
+    line = Line(first, train(first, ROWS, SFT, tmp_path / "c", seed=1))
+    half = weights(line.at(0.5))
+    shutil.rmtree(tmp_path / "c")
+    assert same(weights(line.at(0.5)), half)
+    assert not same(weights(line.at(0.25)), half), "both ends are kept for the next share"
+
+
+def test_float16_is_not_trained() -> None:
+    with pytest.raises(ConfigError, match="float16 cannot be trained"):
+        refuse_untrainable(TransformersConfig(model="m", dtype="float16"))

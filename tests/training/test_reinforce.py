@@ -99,8 +99,20 @@ def test_an_answer_without_a_reward_teaches_nothing_and_none_at_all_is_an_error(
 
     made = reinforce(tiny_model(), base, base, PROMPTS, half, few(FAST, epochs=1), tmp_path / "a", 0)
     assert set(made.rewards) == {1.0}
-    with pytest.raises(ModelError, match="reward says nothing"):
-        nothing = few(FAST, epochs=1)
+    silent = iter([True, True, False] * 100)
+    some = reinforce(
+        tiny_model(),
+        base,
+        base,
+        PROMPTS,
+        lambda x: [None if next(silent) else 1.0] * len(x),
+        few(FAST, epochs=2),
+        tmp_path / "s",
+        0,
+    )
+    assert set(some.rewards) == {1.0} and len(some.rewards) < 2 * len(made.rewards), "silent steps are passed over"
+    with pytest.raises(ModelError, match="said nothing about the answers of 8 steps in a row"):
+        nothing = few(FAST, epochs=20)
         reinforce(tiny_model(), base, base, PROMPTS, lambda x: [None] * len(x), nothing, tmp_path / "b", 0)
 
 

@@ -52,6 +52,12 @@ def test_a_jailbreak_wrapper_never_reaches_a_row() -> None:
             assert "Eager" not in form.tokenizer.decode(encode([made], form, 512).rows[0]["input_ids"])
 
 
+def test_a_prompt_whose_answer_was_rewritten_is_learnt_once() -> None:
+    good, other = passing(1, "decline"), passing(2, "decline")
+    rows = choose_rows([revised(good, "Better.")], [good, other], 0.0, round=0, seed=0)
+    assert [(r.answer, r.origin) for r in rows] == [("Better.", "revision"), ("Reply 2.", "reply")]
+
+
 def test_accepted_revisions_and_passing_replies_and_nothing_else() -> None:
     declined, complied, odd = passing(1, "decline"), failure("How?"), passing(2, "decline")
     unjudged = odd.model_copy(update={"label": "unjudged"})

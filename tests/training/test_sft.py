@@ -13,7 +13,7 @@ from iteralign.errors import ModelError, StoreError
 from iteralign.models.base import Job, Sampling
 from iteralign.models.load import load_transformers
 from iteralign.models.transformers import TransformersModel
-from iteralign.models.weights import load_weights, save_checkpoint
+from iteralign.models.weights import load_weights, save
 from iteralign.records import Checkpoint, Message, Row, user
 from iteralign.training.in_place import arguments
 from iteralign.training.labelled import LabelledSFTTrainer, by_length, is_plain
@@ -218,7 +218,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old_checkpoint(tmp_path: 
     kept = load_weights(str(made.path))
     for place in (tmp_path / "checkpoint", tmp_path / "base/config.json/checkpoint"):
         with room_for(10_000), pytest.raises(StoreError, match=f"cannot write {place}.*same command"):
-            save_checkpoint(engine, kept, place)
+            save(engine, kept, None, place)
     assert all(torch.equal(t, kept[n]) for n, t in load_weights(str(made.path)).items())
     assert {p.name for p in tmp_path.iterdir()} == {"base", "checkpoint"}
 

@@ -14,7 +14,7 @@ from iteralign.models.base import Job, Model, Sampling
 from iteralign.models.decoding import TorchModel
 from iteralign.models.load import load_transformers
 from iteralign.models.seq2seq import Seq2SeqModel
-from iteralign.models.weights import load_weights, save_checkpoint
+from iteralign.models.weights import load_weights, save
 from iteralign.records import Reply, Row, user
 from iteralign.training.in_place import arguments
 from iteralign.training.policy import BASE, Engine, Line, Policy, train
@@ -176,7 +176,7 @@ def test_what_a_model_holds_beside_its_parameters_is_kept(tmp_path: Path) -> Non
     engine = tiny_seq2seq("bart")
     engine.module.final_logits_bias.copy_(torch.arange(float(engine.module.final_logits_bias.numel()))[None])
     weights = {n: p.detach() for n, p in engine.module.named_parameters()}
-    save_checkpoint(engine, weights, tmp_path / "c")
+    save(engine, weights, None, tmp_path / "c")
     assert load_weights(tmp_path / "c").keys() == weights.keys()
     loaded = AutoModelForSeq2SeqLM.from_pretrained(str(tmp_path / "c"))
     assert torch.equal(loaded.final_logits_bias, engine.module.final_logits_bias)

@@ -115,15 +115,10 @@ def load_weights(source: str | Path) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in module.named_parameters()}
 
 
-def save_checkpoint(engine: TorchModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """What `from_pretrained` loads, in fp32."""
-    write_folder(engine.module, engine.tokenizer, weights, folder)
-
-
 def save(engine: TorchModel, weights: Mapping[str, torch.Tensor], adapter: Adapter | None, folder: Path) -> None:
-    """A checkpoint; where an adapter is kept apart, what peft loads over its base."""
+    """A checkpoint that `from_pretrained` loads, in fp32; where an adapter is kept apart, what peft loads over its base."""
     if adapter is None:
-        return save_checkpoint(engine, weights, folder)
+        return write_folder(engine.module, engine.tokenizer, weights, folder)
     with whole(folder) as beside:
         write_adapter(adapter, beside)
         engine.tokenizer.save_pretrained(beside)

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from iteralign.config import ConstrainConfig
 from iteralign.models.decoding import TorchModel
+from iteralign.training.in_place import placed
 
 UNLABELLED = -100
 
@@ -68,7 +69,7 @@ def constrained_trainer(
 
     trainer = ConstrainedTrainer(
         model=module,
-        args=TrainingArguments(**shared, remove_unused_columns=False),
+        args=placed(TrainingArguments(**shared, remove_unused_columns=False), module),
         train_dataset=Dataset.from_list(rows),
         data_collator=collate,
         optimizers=(optimizer, None),

@@ -19,7 +19,7 @@ from iteralign.models.decoding import TorchModel
 from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import fill, load_weights
 from iteralign.records import Checkpoint, Preference
-from iteralign.training.in_place import Task, Watch, train_in_place
+from iteralign.training.in_place import Task, Watch, placed, train_in_place
 from iteralign.training.rows import deepened_pairs, encode_pairs
 
 
@@ -62,14 +62,17 @@ def dpo(
     def make(module: Any, shared: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Trainer:
         return PairTrainer(
             model=module,
-            args=TRLConfig(
-                **shared,
-                beta=config.beta,
-                label_smoothing=config.label_smoothing,
-                loss_type=["sigmoid", "sft"] if config.sft else ["sigmoid"],
-                loss_weights=[1.0, config.sft] if config.sft else None,
-                max_length=None,
-                precompute_ref_log_probs=True,
+            args=placed(
+                TRLConfig(
+                    **shared,
+                    beta=config.beta,
+                    label_smoothing=config.label_smoothing,
+                    loss_type=["sigmoid", "sft"] if config.sft else ["sigmoid"],
+                    loss_weights=[1.0, config.sft] if config.sft else None,
+                    max_length=None,
+                    precompute_ref_log_probs=True,
+                ),
+                module,
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=engine.tokenizer,

@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.adamw import adamw
-from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from iteralign.config import TrainConfig
 from iteralign.errors import ModelError
@@ -26,6 +26,7 @@ from iteralign.records import Checkpoint
 from iteralign.training.lora import unwrap, wrap
 
 Watch = Callable[[int, int], None]
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 Make = Callable[[Any, dict[str, Any], torch.optim.Optimizer | None], Trainer]
 SHORT = 128  # tokens
 PIECE = 1 << 18  # numbers: of five such pieces a core's cache holds its part
@@ -203,6 +204,14 @@ def arguments(config: TrainConfig, device: torch.device, rows: int, seed: int) -
         data_seed=seed % 2**32,
         dataloader_pin_memory=False,
     )
+
+
+def placed(made: Arguments, module: Any) -> Arguments:
+    """transformers would move a module to the first GPU and spread it over all that it sees: it stays where it is."""
+    if module.device.type == "cuda":
+        torch.cuda.set_device(module.device)
+        made.__dict__.update(_n_gpu=1, _setup_devices=module.device)
+    return made
 
 
 class Progress(TrainerCallback):

@@ -25,7 +25,7 @@ def wrap(module: Any, settings: Settings, start: Adapter | None, task: str | Non
     if start is not None and (start.settings["r"], start.settings["lora_alpha"]) != (settings.rank, settings.alpha):
         raise ConfigError(
             f"the adapter to go on with has rank {start.settings['r']} and alpha {start.settings['lora_alpha']}, but "
-            f"sft.lora has rank {settings.rank} and alpha {settings.alpha}: make them equal, or sft.lora.keep false"
+            f"the config's lora has rank {settings.rank} and alpha {settings.alpha}: make them equal, or lora.keep false"
         )
     wrapped = get_peft_model(module, config)
     for name, parameter in wrapped.named_parameters():

@@ -58,9 +58,17 @@ class Engine:
         """Training has left the weights at `checkpoint`."""
         self._at = checkpoint.digest
 
-    def left(self) -> None:
-        """The weights are at no checkpoint: the next `at` puts them back."""
-        self._at = None
+    def left(self, now: str | None = None) -> None:
+        """The weights are at no checkpoint, but at what the caller calls `now`: the next `at` puts them back."""
+        self._at = now
+
+    def still(self, now: str) -> Model | None:
+        """The model, where the weights are still at what was called `now`."""
+        return self._model if self._at == now else None
+
+    def loaded(self, checkpoint: Checkpoint) -> Model:
+        """The model with whatever weights it has; those of `checkpoint` where it is not loaded yet."""
+        return self._model or self.at(checkpoint)
 
     def source(self, checkpoint: Checkpoint) -> str:
         """Where the weights of a checkpoint lie: its folder, or the configured base."""
@@ -96,6 +104,10 @@ def refuse_untrainable(config: ModelConfig) -> None:
     """ConfigError: only a transformers policy can be trained; any model can be measured."""
     if not trainable(config):
         raise ConfigError(f"policy.type {config.type!r} cannot be trained: use transformers")
+    if isinstance(config, TransformersConfig) and config.dtype == "float16":
+        raise ConfigError(
+            "policy.dtype float16 cannot be trained: its small gradients are 0, and losses are not scaled here. Use bfloat16, or float32"
+        )
 
 
 def trainable(config: ModelConfig) -> bool:
@@ -240,7 +252,10 @@ class Line:
 
     def at(self, share: float) -> Model:
         """The engine with the weights before + share x (after - before)."""
-        model = self.engine.at(self.after.checkpoint)
+        here = f"{self.before.checkpoint.digest} {share} {self.after.checkpoint.digest}"
+        if (still := self.engine.still(here)) is not None:
+            return still
+        model = self.engine.loaded(self.after.checkpoint)
         if isinstance(model, ScriptedPolicy):
             model.learnt = round((1 - share) * self._learnt(self.before) + share * self._learnt(self.after))
         else:
@@ -249,7 +264,7 @@ class Line:
 
             assert isinstance(model, TorchModel)
             put(model, self.ends.at(share)[0])
-        self.engine.left()
+        self.engine.left(here)
         return model
 
     def save(self, share: float, folder: Path) -> Checkpoint:

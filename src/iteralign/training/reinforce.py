@@ -23,8 +23,10 @@ from iteralign.models.decoding import TorchModel
 from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import fill, load_weights
 from iteralign.records import Checkpoint, Prompt, Reply, Response
-from iteralign.training.in_place import Task, Watch, train_in_place
+from iteralign.training.in_place import Task, Watch, placed, train_in_place
 from iteralign.training.rows import fit
+
+SILENT = 8  # steps without any reward: a step's few prompts may all be ones that the judge says nothing about
 
 Reward = Callable[[Sequence[Response]], Sequence[float | None]]
 
@@ -113,9 +115,10 @@ class Rewarded:
     def __init__(self, engine: TorchModel, prompts: dict[str, Prompt], reward: Reward, most: int) -> None:
         self.engine, self.prompts, self.reward, self.most = engine, prompts, reward, most
         self.means: list[float] = []
+        self.silent = 0
 
     def score(self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[Any]:
-        """As TRL calls it. ModelError: not one of the answers has a reward."""
+        """As TRL calls it. ModelError: `SILENT` steps in a row have no reward at all."""
         found = list(
             self.reward(
                 [
@@ -125,9 +128,13 @@ class Rewarded:
             )
         )
         known = [value for value in found if value is not None]
-        if not known:
-            raise ModelError("the reward says nothing about any of a step's answers: is its model reachable?")
-        self.means.append(sum(known) / len(known))
+        self.silent = 0 if known else self.silent + 1
+        if self.silent == SILENT:
+            raise ModelError(
+                f"the reward said nothing about the answers of {SILENT} steps in a row: is its model reachable?"
+            )
+        if known:
+            self.means.append(sum(known) / len(known))
         return found
 
     def response(self, prompt: str, text: str, tokens: int) -> Response:
@@ -174,7 +181,9 @@ def trainer_for(
         optimizers=(optimizer, None),
     )
     trainer = (
-        RLOO(args=RLOOConfig(**own), **parts) if config.method == "rloo" else GRPO(args=GRPOConfig(**own), **parts)
+        RLOO(args=placed(RLOOConfig(**own), module), **parts)
+        if config.method == "rloo"
+        else GRPO(args=placed(GRPOConfig(**own), module), **parts)
     )
     trainer.eos_token_ids = list(dict.fromkeys([*trainer.eos_token_ids, *ends]))  # what comes after is cut off by these
     return trainer

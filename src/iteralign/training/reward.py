@@ -26,7 +26,7 @@ from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import load_weights, write_folder
 from iteralign.records import Preference, Record, Response
 from iteralign.stats import mean
-from iteralign.training.in_place import Progress, Watch, arguments, attention_for, optimizer_for
+from iteralign.training.in_place import Progress, Watch, arguments, attention_for, optimizer_for, placed
 from iteralign.training.lora import wrap
 from iteralign.training.rows import encode_pairs, fit
 
@@ -130,7 +130,7 @@ def train_reward(
             trained, masters = wrap(module, config.lora, None, "SEQ_CLS"), {}
         trainer = PairRewardTrainer(
             model=trained,
-            args=TRLConfig(**arguments(config, module.device, len(rows.rows), seed), max_length=None),
+            args=placed(TRLConfig(**arguments(config, module.device, len(rows.rows), seed), max_length=None), module),
             train_dataset=Dataset.from_list([joined(r) for r in rows.rows]),
             processing_class=engine.tokenizer,
             optimizers=(optimizer_for(trained, config, masters), None),
@@ -150,7 +150,7 @@ def train_reward(
         module = trained.merge_and_unload()
     write_folder(module, engine.tokenizer, dict(module.named_parameters()), folder)
     right = accuracy(RewardModel(module, engine.format, config.max_length), others.rows)
-    measured = mean(right)
+    measured = mean(right, [str(r["prompt_ids"]) for r in others.rows])  # a prompt's pairs share its answers
     return RewardMade(
         pairs=len(rows.rows),
         held_out=len(right),

@@ -47,10 +47,12 @@ def reply_row(response: Response, round: int = 0) -> Row:
 def choose_rows(
     revisions: Sequence[Revision], verdicts: Sequence[Verdict], harmless_share: float, round: int, seed: int
 ) -> list[Row]:
-    """Accepted revisions, and the policy's own passing replies: all to harmful prompts, and as many to
-    harmless ones as bring harmless rows to `harmless_share` of all (fewer where there are fewer)."""
+    """Accepted revisions, and of prompts without one the policy's own passing replies: all to harmful prompts, and as many
+    to harmless ones as bring harmless rows to `harmless_share` of all (fewer where there are fewer)."""
     revised = [revision_row(r, round) for r in revisions]
-    own = [reply_row(v.response, round) for v in verdicts if v.label == "passes"]
+    taken = {row.prompt for row in revised}
+    passing = [v.response for v in verdicts if v.label == "passes" and v.response.prompt.id not in taken]
+    own = [reply_row(response, round) for response in passing]
     harmful = [r for r in revised + own if r.wants != "answer"]
     harmless = [r for r in revised if r.wants == "answer"]
     replies = [r for r in own if r.wants == "answer"]

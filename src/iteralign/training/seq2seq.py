@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from iteralign.models.decoding import TorchModel
+from iteralign.training.in_place import placed
 
 
 def seq2seq_trainer(
@@ -22,7 +23,7 @@ def seq2seq_trainer(
         module.enable_input_require_grads()  # type: ignore[operator] # as TRL does: the frozen input has no gradient
     return Seq2SeqTrainer(
         model=module,
-        args=Seq2SeqTrainingArguments(**arguments),
+        args=placed(Seq2SeqTrainingArguments(**arguments), module),
         train_dataset=Dataset.from_list(rows),
         data_collator=DataCollatorForSeq2Seq(engine.tokenizer),
         processing_class=engine.tokenizer,

@@ -16,7 +16,7 @@ from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import fill, load_weights
 from iteralign.records import Checkpoint, Row
 from iteralign.training.constrained import constrained_trainer, with_reference
-from iteralign.training.in_place import Task, Watch, train_in_place
+from iteralign.training.in_place import Task, Watch, placed, train_in_place
 from iteralign.training.labelled import LabelledSFTTrainer
 from iteralign.training.rows import encode
 from iteralign.training.seq2seq import seq2seq_trainer
@@ -73,7 +73,7 @@ def make_trainer(
         return seq2seq_trainer(module, engine, rows, shared, optimizer)
     return LabelledSFTTrainer(
         model=module,
-        args=TRLConfig(**shared, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        args=placed(TRLConfig(**shared, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}), module),
         train_dataset=Dataset.from_list(rows),
         processing_class=engine.tokenizer,
         optimizers=(optimizer, None),
