@@ -33,6 +33,24 @@ def near_pairs(texts: Sequence[str], bound: float) -> Iterator[tuple[int, int, f
                 yield int(start + i), int(j), float(cosine)
 
 
+def thinned(texts: Sequence[str], bound: float, limit: int) -> list[int]:
+    """Positions of the texts that are kept when each goes in turn unless `limit` kept ones are as near as `near_pairs` says."""
+    try:
+        rows = vectors(texts, "pairs", False)
+    except ValueError:  # no text holds a word
+        return list(range(len(texts)))
+    kept: list[int] = []
+    for start in range(0, len(texts), BLOCK):
+        block = rows[start : start + BLOCK]
+        known = np.asarray((block @ rows[kept].T >= bound).sum(axis=1)).ravel()
+        near, own = (block @ block.T).toarray() >= bound, list[int]()
+        for k in range(len(near)):
+            if known[k] + near[k, own].sum() < limit:
+                own.append(k)
+        kept += [start + k for k in own]
+    return kept
+
+
 def clusters(texts: Sequence[str], count: int, seed: int) -> list[int]:
     """The cluster of each text, 0 to count - 1, by K-means on TF-IDF without English stop words."""
     from sklearn.cluster import KMeans

@@ -1,5 +1,6 @@
 """Failures in, principles out: the oracle reads (prompt, reply) pairs and writes what they broke (section 4.3)."""
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ from iteralign.stages.lists import read_list
 from iteralign.stages.respond import sampling_of
 
 REPLY_WORDS = 60  # of each reply that the oracle is shown
+CLUSTERED = 8  # times as many failures as are shown; of more, clusters are looked for among so many drawn ones
 
 
 class FailedCall(NamedTuple):
@@ -190,6 +192,8 @@ def split_groups(failures: list[Verdict], config: DiscoverConfig, seed: int) -> 
         for f in failures:
             by_category[f.response.prompt.category].append(f)
         return packed(sorted(by_category.values(), key=len, reverse=True), config.group_size)
+    if len(failures) > (most := CLUSTERED * config.max_calls * config.group_size):
+        failures = random.Random(seed).sample(failures, most)
     texts = [f"{f.response.prompt.question} {f.response.reply.text}" for f in failures]
     count = -(-len(failures) // config.group_size)
     labels = clusters(texts, count, seed)

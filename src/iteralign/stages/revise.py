@@ -15,7 +15,7 @@ from iteralign.models.base import Job, Model
 from iteralign.prompts import PromptFile, load_prompt
 from iteralign.records import Chat, Principle, Reply, Response, Revision, Step, Verdict, Wants
 from iteralign.seeds import seed_for
-from iteralign.similarity import cosines
+from iteralign.similarity import cosines, thinned
 from iteralign.stages.discover import kind_of
 from iteralign.stages.respond import sampling_of
 
@@ -171,16 +171,13 @@ def verify(drafts: Sequence[Draft], judge: Judge, policy_name: str, config: Revi
     judged = config.accept == "passing"
     verdicts = dict(zip(sound, judge(responses), strict=True)) if judged else {}
     passing = [i for i in sound if not judged or verdicts[i].label == "passes"]
+    chosen = set(passing)
     if config.keep == "best":
-        best: dict[str, int] = {}
-        for i in passing:
-            key = drafts[i].failure.id
-            rank = quality(verdicts[i]) if i in verdicts else 0.0
-            if key not in best or rank > (quality(verdicts[best[key]]) if best[key] in verdicts else 0.0):
-                best[key] = i
-        chosen = set(best.values())
-    else:
-        chosen = set(passing)
+        ranks = {i: quality(verdicts[i]) if judged else 0.0 for i in passing}
+        by_failure = {
+            drafts[i].failure.id: i for i in sorted(passing, key=lambda i: (ranks[i], -i))
+        }  # the first of equals
+        chosen = set(by_failure.values())
 
     def reason(i: int) -> str:
         if flaws[i] is not None:
@@ -206,11 +203,4 @@ def verify(drafts: Sequence[Draft], judge: Judge, policy_name: str, config: Revi
 def drop_near_copies(revisions: Sequence[Revision], limit: int) -> list[Revision]:
     """Accepted revisions less those that say nearly what `limit` earlier ones of the round already say."""
     accepted = [r for r in revisions if r.accepted]
-    if len(accepted) <= limit:
-        return accepted
-    near = cosines([r.reply.text for r in accepted], words="pairs") >= NEAR_COPY
-    kept: list[int] = []
-    for i in range(len(accepted)):
-        if sum(bool(near[i, j]) for j in kept) < limit:
-            kept.append(i)
-    return [accepted[i] for i in kept]
+    return [accepted[i] for i in thinned([r.reply.text for r in accepted], NEAR_COPY, limit)]
