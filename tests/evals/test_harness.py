@@ -68,9 +68,12 @@ def test_a_completion_is_of_the_text_as_it_stands_and_ends_before_a_stop() -> No
     assert completions(MODEL, [(CONTEXT, {"max_gen_toks": 24, "until": stop})]) == [cut]
 
 
-def test_requests_of_other_settings_keep_their_places() -> None:
+def test_requests_of_other_settings_keep_their_places_and_are_counted() -> None:
     requests = [(CONTEXT, {"max_gen_toks": n}) for n in (3, 9, 3, 9)]
+    before = MODEL.meter.usage
     texts = completions(MODEL, requests)
+    used, asked = MODEL.meter.usage.less(before), len(MODEL.format.encode_text(CONTEXT))
+    assert (used.calls, used.read) == (4, 4 * asked) and 0 < used.written <= 24
     assert texts[0] == texts[2] and texts[1] == texts[3] and texts[1].startswith(texts[0]) and texts[0] != texts[1]
 
 
@@ -109,7 +112,7 @@ RESULTS: dict[str, Any] = {
 
 
 def test_means_keep_their_items_and_other_numbers_are_the_harnesss_own() -> None:
-    scores = {(s.name, s.variant): s for s in harness_scores(RESULTS, "0.4.13", chat=False)}
+    scores = {(s.name, s.variant): s for s in harness_scores(RESULTS, "0.4.13")}
     acc = scores["lm-eval/arc", "lm-eval 0.4.13, acc, 0-shot"]
     assert (acc.value, acc.n, acc.items) == (0.5, 2, {"0:hash0": 1.0, "1:hash1": 0.0})
     perplexity = scores["lm-eval/arc", "lm-eval 0.4.13, ppl, 0-shot"]

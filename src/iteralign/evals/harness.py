@@ -27,17 +27,9 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 _KNOWN = {*_LENGTHS, "until", "do_sample", "temperature", "top_p"}
 
 
-def run_harness(
-    tasks: Sequence[str],
-    model: Model,
-    limit: int | None = None,
-    shots: int | None = None,
-    chat: bool = False,
-    own: Path | None = None,
-) -> list[Score]:
-    """Scores of the tasks, each item's value kept. `limit`: documents of each task; `shots`: examples before each
-    question (None: the task's own); `chat`: whether questions stand in the model's chat template; `own`: a folder of
-    task files of your own.
+def run_harness(tasks: Sequence[str], model: Model, limit: int | None = None, own: Path | None = None) -> list[Score]:
+    """Scores of the tasks as they are defined, each item's value kept. `limit`: documents of each task; `own`: a folder
+    of task files of your own.
 
     Raises ConfigError for an unknown task or a missing package, NotApplicable for what is no causal model in this
     process.
@@ -47,14 +39,12 @@ def run_harness(
     results: dict[str, Any] = lm_eval.simple_evaluate(
         model=wrapped(model),
         tasks=list(tasks),
-        num_fewshot=shots,
         limit=limit,
-        apply_chat_template=chat,
         bootstrap_iters=0,
         log_samples=True,
         task_manager=manager,
     )
-    return harness_scores(results, lm_eval.__version__, chat)
+    return harness_scores(results, lm_eval.__version__)
 
 
 def known_tasks(tasks: Sequence[str], own: Path | None = None) -> Any:
@@ -117,24 +107,6 @@ def wrapped(model: Model) -> Any:
 
         def generate_until(self, requests: Any) -> list[str]:
             return completions(causal, [r.args for r in requests])
-
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            ends_open = not add_generation_prompt
-            return str(
-                causal.tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=ends_open,
-                )
-            )
-
-        def chat_template(self, chat_template: Any = False) -> str:
-            return (causal.tokenizer.chat_template or "") if chat_template else ""
-
-        @property
-        def tokenizer_name(self) -> str:
-            return causal.name
 
     return Wrapped()
 
@@ -240,6 +212,7 @@ def completions(model: TransformersModel, requests: Sequence[tuple[str, Mapping[
         until = settings.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         raw = TransformersModel(model.module, model.tokenizer, model.name, model.batch, "plain")
+        raw.meter = model.meter
         raw.format = RawText(model.tokenizer, stops, room - sampling.max_new_tokens)
         jobs = [Job(chat=user(requests[n][0]), sampling=sampling, seed=seed_for(0, "lm-eval", n)) for n in places]
         texts.update(zip(places, (reply.text for reply in raw.generate(jobs)), strict=True))
@@ -261,7 +234,7 @@ def sampling_of(settings: Mapping[str, Any]) -> Sampling:
 # -- its results as scores ----------------------------------------------------------------------------------
 
 
-def harness_scores(results: Mapping[str, Any], version: str, chat: bool) -> list[Score]:
+def harness_scores(results: Mapping[str, Any], version: str) -> list[Score]:
     """One score a task, metric and filter. Where the harness's number is not the mean of items (perplexity, BLEU)
     its own number stands, with its standard error and without items."""
     scores: list[Score] = []
@@ -275,7 +248,7 @@ def harness_scores(results: Mapping[str, Any], version: str, chat: bool) -> list
         form = "" if shots is None else f", {shots}-shot"
         for (metric, filter_), items in values.items():
             said = "" if filter_ == "none" else f", {filter_}"
-            variant = f"lm-eval {version}, {metric}{said}{form}{', chat template' if chat else ''}"
+            variant = f"lm-eval {version}, {metric}{said}{form}"
             reported = results["results"].get(task, {})
             value, stderr = (reported.get(f"{name},{filter_}") for name in (metric, f"{metric}_stderr"))
             scores.append(task_score(f"lm-eval/{task}", variant, items, number(value), number(stderr)))

@@ -17,7 +17,7 @@ from iteralign.models.decoding import (
     TorchModel,
     token_loglikelihoods,
 )
-from iteralign.models.packed import CPU_TOKENS, next_packed, packs, score_packed
+from iteralign.models.packed import CPU_TOKENS, common, next_packed, packs, score_packed
 
 LEAST_SHARED = 16  # tokens; a shorter beginning is not worth a pass of its own
 
@@ -48,8 +48,9 @@ class TransformersModel(TorchModel):
     def begin(self, prompts: Sequence[Prompt]) -> Causal:
         """Left-padded, so that every row's last logits stand at the end. What all of them begin with, as worked examples
         do, is read once."""
-        shared = common_prefix([p.ids for p in prompts]) if len(prompts) > 1 else 0
-        shared = min(shared, min(len(p.ids) for p in prompts) - 1)
+        texts = [p.ids for p in prompts]
+        shared = common(min(texts), max(texts)) if len(prompts) > 1 else 0
+        shared = min(shared, min(map(len, texts)) - 1)
         if shared < LEAST_SHARED:
             shared, cache = 0, DynamicCache(config=self.module.config)
         else:
@@ -102,9 +103,3 @@ class TransformersModel(TorchModel):
             logits = torch.cat([logits, out.logits], dim=1)
         for r, (_, i, after) in enumerate(members):
             answers[i] = token_loglikelihoods(logits[r, : len(after)], after)
-
-
-def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    ordered = sorted(map(list, sequences))
-    low, high = ordered[0], ordered[-1]
-    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
