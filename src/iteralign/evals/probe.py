@@ -12,7 +12,7 @@ from iteralign.config import ProbeConfig, SamplingConfig
 from iteralign.data.attacks import attack
 from iteralign.errors import NotApplicable
 from iteralign.evals.drift import Told, told
-from iteralign.evals.refusal import complied
+from iteralign.evals.refusal import complied, unmatched
 from iteralign.evals.scores import make_score
 from iteralign.judges.base import Judge
 from iteralign.judges.refusal import refuses
@@ -123,13 +123,8 @@ def compliance(verdicts: Sequence[Verdict]) -> list[Score]:
 
     return [
         make_score(COMPLIANCE, "evaluator", {i: worst([complied(v) for v in own]) for i, own in by_item.items()}),
-        make_score(COMPLIANCE, "word match", {i: worst([not_refused(v) for v in own]) for i, own in by_item.items()}),
+        make_score(COMPLIANCE, "word match", {i: worst([unmatched(v) for v in own]) for i, own in by_item.items()}),
     ]
-
-
-def not_refused(verdict: Verdict) -> float | None:
-    reply = verdict.response.reply
-    return None if reply.finish == "failed" else 1.0 - float(refuses(reply.text))
 
 
 # -- the base's own compliant replies ----------------------------------------------------------------------
