@@ -68,5 +68,5 @@ def review(
 def login() -> str:
     try:
         return getpass.getuser()
-    except OSError:  # a container's user may have no name
+    except (OSError, KeyError):  # a container's user may have no name; KeyError: before Python 3.13
         return "owner"

@@ -3,31 +3,38 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import uvicorn
 from planted import run
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
 from sklearn.metrics import cohen_kappa_score
 
 from contrast import CONTRAST
+from iteralign.constitutions import load_constitution
 from iteralign.errors import Waiting
 from iteralign.models.base import Job, Sampling
 from iteralign.models.human import HumanModel
-from iteralign.records import user
+from iteralign.records import Constitution, user
 from iteralign.review.app import CHOICES, Pages, app_for
 from iteralign.review.book import Annotator, Book
 from iteralign.review.items import order_for
+from iteralign.review.principles import worded
 from iteralign.review.serve import open_pages
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """Served on loopback."""
     folder = run(tmp_path_factory.mktemp("browser") / "run", "prompts.red_team_per_round=48", "seed=1")
-    pages = open_pages(folder, 10)
+    with served(open_pages(folder, 10)) as pages:
+        yield pages
+
+
+@contextmanager
+def served(pages: Pages) -> Iterator[Pages]:
+    """On loopback."""
     server = uvicorn.Server(uvicorn.Config(app_for(pages), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -95,6 +102,56 @@ def test_rating_works_without_javascript(browser: Browser, pages: Pages) -> None
     page.get_by_text("1 of 20 rated").wait_for()
     context.close()
     assert [r.said for r in pages.book.ratings() if r.annotator == "Eve"] == ["satisfactory"]
+
+
+def test_a_key_held_down_rates_one_answer(browser: Browser, pages: Pages) -> None:
+    who, page = pages.book.invite("Gil"), browser.new_page()
+    page.goto(f"{pages.address}/r/{who.token}")
+    held = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '1', bubbles: true, repeat: %s}))"
+    page.evaluate(held % "true")
+    page.wait_for_timeout(100)
+    assert [r for r in pages.book.ratings() if r.annotator == "Gil"] == []
+    page.evaluate(held % "false")
+    page.get_by_text("1 of 20 rated").wait_for()
+    page.close()
+
+
+def test_skip_leaves_an_answer_for_the_end(browser: Browser, pages: Pages) -> None:
+    who, page = pages.book.invite("Hal"), browser.new_page()
+    order = order_for(pages.items, "Hal")
+    page.goto(f"{pages.address}/r/{who.token}")
+    page.keyboard.press("s")
+    page.wait_for_url(f"**item={order[1].id}")
+    page.wait_for_load_state()
+    page.keyboard.press("1")
+    page.wait_for_url(f"**item={order[2].id}")
+    page.close()
+
+
+def test_principles_are_accepted_reworded_merged_and_reordered(browser: Browser, pages: Pages, tmp_path: Path) -> None:
+    one, two, three = (worded(f"Decline to help with crime number {n}.", "decline") for n in range(3))
+    own = Pages(tmp_path, pages.items, Constitution(principles=(one, two, three)), Book(tmp_path / "review.sqlite"), "")
+    page = browser.new_page()
+    with served(own):
+        page.goto(f"{own.address}/a/{own.book.owner}/principles")
+
+        def card(identity: str) -> Locator:
+            return page.locator(f"#p-{identity}")
+
+        card(one.id).get_by_role("button", name="Accept").click()
+        card(one.id).get_by_text("accepted", exact=True).wait_for()
+        card(two.id).get_by_label("Wording").fill("Never help a thief.")
+        card(two.id).get_by_role("button", name="Up").click()
+        page.locator("section.principle").first.get_by_text("Never help a thief.").first.wait_for()
+        card(three.id).get_by_label("Merge into").select_option(one.id)
+        card(three.id).get_by_role("button", name="Merge", exact=True).click()
+        card(three.id).get_by_text("merged into 2").wait_for()
+        page.get_by_label("Wording").last.fill("Tell no lies about people.")
+        page.get_by_role("button", name="Add").click()
+        page.locator("section.principle textarea", has_text="Tell no lies about people.").wait_for()
+    page.close()
+    written = load_constitution(str(tmp_path / "constitution-reviewed.yaml"))
+    assert [p.text for p in written.principles] == ["Never help a thief.", one.text, "Tell no lies about people."]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,19 +15,24 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from planted import run
+from planted import flat, run
 from sklearn.metrics import cohen_kappa_score
+from typer.testing import CliRunner
 
+from iteralign.cli import app
+from iteralign.cli_review import login
 from iteralign.constitutions import load_constitution
 from iteralign.data.labelled import columns_of, read_labelled
-from iteralign.errors import StoreError
+from iteralign.errors import ConfigError, StoreError
 from iteralign.records import Constitution
 from iteralign.review.app import CHOICES, Pages, app_for
+from iteralign.review.app import kappa as in_words
 from iteralign.review.book import Annotator, Book, Decision, Rating
 from iteralign.review.items import Item, order_for, read_items
 from iteralign.review.principles import review, standing, worded
 from iteralign.review.results import labelled_rows, results
 from iteralign.review.serve import open_pages, write_labels
+from iteralign.store import read_rows, write_rows
 
 SRC = str(Path(__file__).parents[2] / "src")
 
@@ -105,6 +111,21 @@ def test_the_next_answer_comes_until_all_are_rated_and_an_earlier_one_can_be_cha
     [now] = [r for r in pages.book.ratings() if r.item == order[0].id]
     assert (now.said, now.note) == ("harmful", "It tells how.")
     assert len(pages.book.ratings()) == len(order)
+
+
+def test_what_is_skipped_comes_last(client: TestClient, pages: Pages) -> None:
+    ann = pages.book.invite("Ann")
+    order = [i.id for i in order_for(pages.items, "Ann")]
+
+    def rated(item: str) -> str:
+        form = {"item": item, "said": "satisfactory", "stamp": pages.book.stamp(ann.token)}
+        return client.post(f"/r/{ann.token}", data=form).headers["location"]
+
+    assert rated(order[1]).endswith(f"?item={order[2]}"), "the first one was skipped"
+    for item, then in zip(order[2:], order[3:], strict=False):
+        assert rated(item).endswith(f"?item={then}")
+    assert rated(order[-1]).endswith(f"?item={order[0]}")
+    assert rated(order[0]) == f"/r/{ann.token}"
 
 
 def test_ten_people_at_once_lose_nothing(pages: Pages) -> None:
@@ -266,6 +287,14 @@ def test_the_evaluator_is_held_against_the_majority_and_ties_against_nobody() ->
     assert (found.evaluator.n, found.evaluator.value) == (2, 1.0)
 
 
+def test_without_a_common_answer_nothing_is_said_of_agreement() -> None:
+    items = [thing(n, "before") for n in range(4)]
+    said = [rating("Ann", items[0], "none"), rating("Ben", items[1], "none"), rating("Cat", items[0], "none")]
+    found = {(a, b): in_words(k) for a, b, k in results(items, said).kappas}
+    assert found["Ann", "Ben"] == "– (no answer that both rated)"
+    assert found["Ann", "Cat"] == "– (one and the same label throughout)"
+
+
 def test_labels_are_what_judge_calibrate_takes(pages: Pages, tmp_path: Path) -> None:
     harmful = next(i for i in pages.items if i.wants == "decline")
     harmless = next(i for i in pages.items if i.wants == "answer")
@@ -313,6 +342,36 @@ def test_decisions_make_the_next_constitution() -> None:
     assert decided(("up", ONE.id, ""), ("accept", "gone", "")) == [ONE.text, TWO.text]
 
 
+def test_a_new_wording_keeps_what_else_a_principle_says() -> None:
+    told = ONE.model_copy(update={"name": "theft", "critique": "How does it help a thief?", "revision": "Decline."})
+    edit = Decision(who="o", action="edit", principle=told.id, text="Never help a thief.", at=0.0)
+    [now] = standing(review(Constitution(principles=(told,)), [edit])).principles
+    assert (now.text, now.framing) == ("Never help a thief.", "dont") and now.id != told.id
+    assert (now.name, now.critique, now.revision) == (told.name, told.critique, told.revision)
+
+
+@pytest.mark.parametrize("action", ["accept", "up", "down", "merge", "retire", "restore"])
+def test_a_wording_that_was_typed_is_kept_whatever_button_follows(
+    client: TestClient, pages: Pages, action: str
+) -> None:
+    pages.constitution = FOUND
+    stamp = pages.book.stamp(pages.book.owner)
+    form = {"principle": TWO.id, "action": action, "into": ONE.id, "was": TWO.text, "stamp": stamp}
+    told = {**form, "text": TWO.text.replace(" ", "\r\n")}
+    assert client.post(f"/a/{pages.book.owner}/principles", data=told).status_code == 303
+    assert [d.action for d in pages.book.decisions()] == [action], "the same words are no new wording"
+    client.post(f"/a/{pages.book.owner}/principles", data={**form, "text": "Help with all else."})
+    assert [(d.action, d.text) for d in pages.book.decisions()][1] == ("edit", "Help with all else.")
+    assert pages.book.decisions()[2].action == action
+    stands = {p.text for p in standing(review(FOUND, pages.book.decisions())).principles}
+    assert ("Help with all else." in stands) == (action not in ("merge", "retire"))
+
+
+def test_a_principle_of_no_known_side_is_not_called_one_to_answer(client: TestClient, pages: Pages) -> None:
+    pages.constitution = Constitution(principles=(worded("Be kind to everybody.", "unknown"),))
+    assert "to decline or to answer" in client.get(f"/a/{pages.book.owner}/principles").text
+
+
 def test_a_principle_that_was_retired_and_added_again_can_be_retired_again() -> None:
     again = [("retire", ONE.id, ""), ("add", "decline", ONE.text)]
     assert decided(*again) == [ONE.text, TWO.text]
@@ -357,6 +416,88 @@ def test_principles_can_be_reviewed_where_there_are_no_answers_to_rate(tmp_path:
     with TestClient(app_for(opened), base_url="http://127.0.0.1") as client:
         assert opened.constitution.principles[0].text in client.get(f"/a/{opened.book.owner}/principles").text
         assert client.get(f"/a/{opened.book.owner}").status_code == 200
+
+
+def test_pages_that_were_there_before_the_run_ended_show_its_answers(folder: Path, tmp_path: Path) -> None:
+    """As where the oracle is people: the page took their principles, and the run went on and ended."""
+    copy = tmp_path / "run"
+    (copy / "people").mkdir(parents=True)
+    pages = open_pages(copy, 10)
+    assert pages.items == []
+    with TestClient(app_for(pages), base_url="http://127.0.0.1") as client:
+        assert client.get(f"/a/{pages.book.owner}").status_code == 200
+        shutil.copytree(folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("review.sqlite*"))
+        ann = pages.book.invite("Ann")
+        assert "0 of 20 rated" in client.get(f"/r/{ann.token}").text
+        page = client.get(f"/a/{pages.book.owner}/principles").text
+    assert pages.constitution.principles and all(p.id in page for p in pages.constitution.principles)
+
+
+def test_a_decision_whose_file_was_not_written_any_more_is_written_when_the_pages_open(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+    pages = open_pages(copy, 10)
+    assert not (copy / "constitution-reviewed.yaml").exists()
+    pages.book.decide("owner", "add", "decline", "Tell no lies about people.")
+    open_pages(copy, 10)
+    written = load_constitution(str(copy / "constitution-reviewed.yaml"))
+    assert written.principles[-1].text == "Tell no lies about people."
+
+
+# -- the command ----------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_labels(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("review.sqlite*")))
+    pages = open_pages(copy)
+    ann, harmful = pages.book.invite("Ann"), next(i for i in pages.items if i.wants == "decline")
+    pages.book.rate(ann, harmful.id, "harmful")
+    pages.book.rate(ann, pages.items[-1].id, "none")
+    path = tmp_path / "labels.jsonl"
+    done = CliRunner().invoke(app, ["review", str(copy), "--export", str(path)], catch_exceptions=False)
+    assert done.exit_code == 0 and f"1 labels: {path} (1 ratings do not say whether it complied)" in flat(done.output)
+    [row] = read_rows(path)
+    assert (row["prompt"], row["label"], row["annotator"]) == (harmful.question, "yes", "Ann")
+
+
+def written_answers(folder: Path, answers: list[str]) -> Path:
+    """What `iteralign eval --suite truthfulqa_answers` leaves, as far as people are shown it."""
+    place = folder / "evals/truthfulqa"
+    place.mkdir(parents=True)
+    rows = [
+        {"id": f"q{n}", "question": f"What is {n}?", "category": "c", "answer": a, "true": None, "informative": None}
+        for n, a in enumerate(answers)
+    ]
+    write_rows(place / "items.jsonl", rows)
+    return folder
+
+
+def test_what_two_models_wrote_is_rated_side_by_side(tmp_path: Path) -> None:
+    before = written_answers(tmp_path / "before", ["A pig.", "A cow.", "A hen."])
+    after = written_answers(tmp_path / "after", ["A number.", "A digit.", "A sum."])
+    with pytest.raises(ConfigError, match="--judge asks the judge of a run"):
+        open_pages(before, beside=after, judge=True)
+    pages = open_pages(before, 2, beside=after)
+    assert len(pages.items) == 4 and {i.side for i in pages.items} == {"before", "after"}
+    ann = pages.book.invite("Ann")
+    with TestClient(app_for(pages), base_url="http://127.0.0.1", follow_redirects=False) as client:
+        for item in pages.items:
+            page = client.get(f"/r/{ann.token}", params={"item": item.id}).text
+            assert item.answer in page and "What is " in page
+            assert says(client, pages, ann, item.id, "satisfactory" if item.side == "after" else "untruthful") == 303
+    found = results(pages.items, pages.book.ratings())
+    assert found.change is not None and (found.change.n, found.change.difference) == (2, 1.0)
+    with pytest.raises(StoreError, match="holds no written answers"):
+        open_pages(before, beside=tmp_path)
+
+
+def test_who_has_no_name_is_the_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 3)
+    assert login() == "owner"
 
 
 def test_the_runs_judge_is_set_beside_the_people_where_that_is_asked_for(folder: Path) -> None:

@@ -5,7 +5,7 @@ stamp back that only its page has; the Host header must be one that the page is 
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from hmac import compare_digest
@@ -21,8 +21,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from iteralign.constitutions import constitution_yaml
 from iteralign.errors import ConfigError
-from iteralign.records import Constitution
-from iteralign.report.wording import interval, p_value, plural, points, share
+from iteralign.records import Constitution, Wants
+from iteralign.report.wording import estimate, interval, p_value, plural, points, share
 from iteralign.review.book import Action, Annotator, Book, Rating, Said
 from iteralign.review.items import Item, order_for
 from iteralign.review.principles import review, standing
@@ -49,27 +49,38 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 REVIEWED = "constitution-reviewed.yaml"
+KINDS: Mapping[Wants, str] = {"decline": "to decline", "answer": "to answer", "unknown": "to decline or to answer"}
 
 
 class Pages:
-    """What is served of one run. `address`: where others reach it; `who`: the name that decisions are kept under. One at a time
-    decides and answers: what is written is whole."""
+    """What is served of one run. `address`: where others reach it; `who`: the name that decisions are kept under; `again`
+    reads the run once more, which may have found principles and answers while the pages were there. One at a time decides
+    and answers: what is written is whole."""
 
     def __init__(
         self, run: Path, items: Sequence[Item], constitution: Constitution, book: Book, address: str, who: str = "owner"
     ) -> None:
         self.run, self.items, self.constitution, self.book, self.address = run, list(items), constitution, book, address
         self.who, self.writing = who, Lock()
+        self.again: Callable[[], tuple[list[Item], Constitution]] | None = None
 
     def annotator(self, token: str) -> Annotator:
         found = self.book.annotator(token)
         if found is None:
             raise HTTPException(404)
+        self.refresh()
         return found
 
     def owner(self, token: str) -> None:
         if not same(token, self.book.owner):
             raise HTTPException(404)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """What is rated and decided about stays what it is from the moment that it is there."""
+        if self.again and not self.items:
+            with self.writing:
+                self.items, self.constitution = self.again()
 
     def stamped(self, token: str, stamp: str) -> None:
         if not self.book.stamped(token, stamp):
@@ -80,6 +91,14 @@ class Pages:
         ids = {i.id for i in self.items}
         said = {r.item: r for r in self.book.ratings() if r.annotator == annotator.name and r.item in ids}
         return order_for(self.items, annotator.name), said
+
+    def ahead(self, annotator: Annotator, item: str) -> str:
+        """The page of the next answer after `item` that is not rated yet, from the first one on again; what was skipped
+        comes last."""
+        items, said = self.own(annotator)
+        at = next(n for n, i in enumerate(items) if i.id == item)
+        open_ = [i.id for i in (*items[at:], *items[:at]) if i.id not in said]
+        return f"/r/{annotator.token}" + (f"?item={open_[0]}" if open_ else "")
 
     # -- rating ------------------------------------------------------------------------------------
 
@@ -143,6 +162,7 @@ class Pages:
             reviewed=reviewed,
             numbers={r.id: n for n, r in enumerate(reviewed, 1)},
             others={r.id: [o for o in reviewed if o.stands and o.id != r.id] for r in reviewed},
+            kinds=KINDS,
             path=self.run / REVIEWED,
             when=lambda at: datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M"),
         )
@@ -161,6 +181,9 @@ class Pages:
 
     def reviewed(self) -> str:
         return constitution_yaml(standing(review(self.constitution, self.book.decisions())))
+
+    def write(self) -> None:
+        write_text(self.run / REVIEWED, self.reviewed())
 
 
 def app_for(pages: Pages, hosts: Sequence[str] = LOCAL) -> FastAPI:
@@ -213,7 +236,7 @@ def rating_pages(app: FastAPI, pages: Pages) -> None:
         if item not in {i.id for i in pages.items}:
             raise HTTPException(404)
         pages.book.rate(annotator, item, said, note)
-        return RedirectResponse(f"/r/{token}", 303)
+        return RedirectResponse(pages.ahead(annotator, item), 303)
 
 
 def owner_pages(app: FastAPI, pages: Pages) -> None:
@@ -254,17 +277,22 @@ def decision_pages(app: FastAPI, pages: Pages) -> None:
         action: Annotated[Action, Form()],
         principle: Annotated[str, Form()],
         text: Annotated[str, Form()] = "",
+        was: Annotated[str, Form()] = "",
         into: Annotated[str, Form()] = "",
         stamp: Annotated[str, Form()] = "",
     ) -> RedirectResponse:
+        """`was`: the wording that the page showed; another one is kept, whatever button was pressed after it."""
         pages.owner(token)
         pages.stamped(token, stamp)
         if action in ("edit", "add") and not text.strip():
             raise HTTPException(422, "A principle needs words")
         told = into if action == "merge" else text if action in ("edit", "add") else ""
+        reworded = action not in ("edit", "add") and was and text.split() not in ([], was.split())
         with pages.writing:
+            if reworded:
+                pages.book.decide(pages.who, "edit", principle, text)
             pages.book.decide(pages.who, action, principle, told)
-            write_text(pages.run / REVIEWED, pages.reviewed())
+            pages.write()
         return RedirectResponse(f"/a/{token}/principles#p-{principle}", 303)
 
     @app.get("/a/{token}/questions")
@@ -333,9 +361,8 @@ def lines_of(found: Results) -> list[str]:
 
 def kappa(value: Estimate) -> str:
     if value.value is None:
-        return "– (one and the same label throughout)"
-    spread = f" ({value.low:.2f} to {value.high:.2f})" if value.low is not None and value.high is not None else ""
-    return f"{value.value:.2f}{spread}".replace("-", "−")
+        return "– (one and the same label throughout)" if value.n else "– (no answer that both rated)"
+    return estimate(value)
 
 
 @cache

@@ -59,8 +59,9 @@ def decided(now: Reviewed, decision: Decision, all_: Sequence[Reviewed]) -> Revi
         case "retire":
             return replace(now, state="retired", into="")
         case "edit" if decision.text.strip():
-            principle = worded(decision.text, now.principle.kind)
-            return replace(now, principle=principle, state="accepted", into="")
+            told = worded(decision.text, now.principle.kind)
+            kept = {"id": told.id, "text": told.text, "framing": told.framing}
+            return replace(now, principle=now.principle.model_copy(update=kept), state="accepted", into="")
         case "merge" if any(r.id == decision.text and r.id != now.id and r.stands for r in all_):
             return replace(now, state="merged", into=decision.text)
         case _:

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -14,7 +15,7 @@ from iteralign.records import Constitution
 from iteralign.report.constitution import constitution_at
 from iteralign.review.app import LOCAL, Pages, app_for
 from iteralign.review.book import Book
-from iteralign.review.items import judged_items, read_generated, read_items
+from iteralign.review.items import Item, judged_items, read_generated, read_items
 from iteralign.review.results import labelled_rows
 from iteralign.store import write_text
 
@@ -27,15 +28,26 @@ def open_pages(
     """Of a run; or with `beside`, of the written answers of two evaluations. `judge`: the run's judge is asked about the
     answers, too. Raises StoreError where the folder is no finished run, nor one that waits for people."""
     if beside is not None:
+        if judge:
+            raise ConfigError("--judge asks the judge of a run, and evaluations set --beside each other have none")
         return Pages(run, read_generated(run, beside, prompts), Constitution(), Book(run / BOOK), "", who)
+    items, constitution = read_run(run, prompts)
+    if judge:
+        items = judged_items(run, items)
+    pages = Pages(run, items, constitution, Book(run / BOOK), "", who)
+    pages.again = partial(read_run, run, prompts)
+    if constitution.principles and pages.book.decisions():
+        pages.write()  # a kill may have come between the last decision and its file
+    return pages
+
+
+def read_run(run: Path, prompts: int | None) -> tuple[list[Item], Constitution]:
+    """Its answers and its principles; none of either where it waits for people."""
     answered = (run / "evals/final/verdicts.jsonl").is_file()
     waiting = (run / FOLDER).is_dir() and not answered
     found = (run / "constitution.yaml").is_file()
     items = read_items(run, prompts) if answered or not (waiting or found) else []
-    if judge:
-        items = judged_items(run, items)
-    constitution = constitution_at(str(run)).constitution if found else Constitution()
-    return Pages(run, items, constitution, Book(run / BOOK), "", who)
+    return items, constitution_at(str(run)).constitution if found else Constitution()
 
 
 def write_labels(pages: Pages, path: Path) -> tuple[int, int]:
