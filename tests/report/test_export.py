@@ -302,3 +302,7 @@ def test_a_push_that_fails_leaves_the_folder_and_says_how_to_go_on(
     with pytest.raises(ModelError, match=r"cannot push to me/my-model: .*is whole: push it by hand"):
         push(made, "me/my-model", private=False)
     assert (made / "model.safetensors").is_file()
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(ModelError, match=r"cannot push to me/my-model: .*is whole: push it by hand"):
+        push(made, "me/my-model", private=False)

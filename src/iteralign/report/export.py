@@ -105,6 +105,7 @@ def push(folder: Path, name: str, private: bool) -> str:
 
     The token is huggingface_hub's: of `hf auth login`, or HF_TOKEN. Raises ModelError.
     """
+    import httpx2  # huggingface_hub's HTTP client, whose errors it lets through
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
@@ -112,9 +113,10 @@ def push(folder: Path, name: str, private: bool) -> str:
         api = HfApi()
         made = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=made.repo_id, commit_message="An aligned model, with its card")
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx2.HTTPError, OSError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"cannot push to {name}: {str(error).splitlines()[0]}. {folder} is whole: push it by hand "
+            f"cannot push to {name}: {why}. {folder} is whole: push it by hand "
             f"(hf upload {name} {folder}), or log in (hf auth login) and run the same command with --overwrite"
         ) from error
     return str(made)
