@@ -149,6 +149,13 @@ def test_every_argument_and_option_says_what_it_is() -> None:
     assert [(name, p.name) for name, p in found if not p.help] == []
 
 
+def test_every_suite_is_told() -> None:
+    from iteralign.evals.suites import SUITES
+
+    [told] = [p.help for name, p in parameters() if (name, p.name) == ("eval", "suite")]
+    assert [suite for suite in SUITES if not re.search(rf"\b{suite}\b", told)] == []
+
+
 def test_help_of_every_command_has_an_example_and_loads_no_torch(tmp_path: Path) -> None:
     commands = sorted({name for name, _ in parameters()})
     code = f"""

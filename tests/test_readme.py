@@ -13,6 +13,7 @@ from iteralign import load_config, run
 from iteralign.cli import app
 from iteralign.config import parse
 from iteralign.runs import split_prompts
+from iteralign.sources import listing
 from iteralign.store import read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,19 @@ def test_its_commands_exist() -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
     for path in set(re.findall(r"configs/[\w./-]+\.yaml", README)):
         assert (ROOT / path).is_file(), path
+
+
+def test_what_there_is_to_download_is_what_the_demo_fetches() -> None:
+    size = sum(source.size for source, _ in listing() if source.name in ("policy", "oracle", "hhh"))
+    told = f"{size / 1e9:.1f} GB"
+    assert (
+        f"{told} of models to download" in README
+        and f"the downloads ({told})" in (ROOT / "configs/demo.yaml").read_text()
+    )
+
+
+def test_its_pictures_are_small() -> None:
+    assert [p.name for p in (ROOT / "docs/images").glob("*.png") if p.stat().st_size >= 300_000] == []
 
 
 def snippets() -> list[dict[str, object]]:

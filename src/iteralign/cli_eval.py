@@ -28,8 +28,8 @@ def eval_(
         str,
         typer.Option(
             metavar="NAME,…",
-            help="held_out, hhh, truthfulqa, truthfulqa_generation, xstest, arc_easy, hellaswag, mmlu, gsm8k, "
-            "humaneval; NAME@PATH reads a copy at hand; lm-eval/TASK is any task of lm-evaluation-harness (extra lm-eval), "
+            help="held_out, hhh, truthfulqa, truthfulqa_generation, truthfulqa_answers, xstest, arc_easy, hellaswag, "
+            "mmlu, gsm8k, humaneval; NAME@PATH reads a copy at hand; lm-eval/TASK is any task of lm-evaluation-harness (extra lm-eval), "
             "@FOLDER one of your own",
         ),
     ] = "held_out,hhh",
