@@ -263,3 +263,5 @@ def test_the_paper_s_eighteen_runs_differ_in_base_model_and_set_alone() -> None:
     apart = {"name", "rounds", "policy", "prompts"}
     assert len({c.model_copy(update=dict.fromkeys(apart)).model_dump_json(exclude=apart) for c in runs.values()}) == 1
     assert {c.rounds for c in runs.values()} == {98, 10, 1949}
+    measured = {(c.evals.hhh, c.evals.hhh_per_round, c.evals.suites) for c in runs.values()}
+    assert measured == {(True, 221, "truthfulqa")}, "Table 2, Figure 3, Table 1"
