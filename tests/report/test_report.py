@@ -152,7 +152,7 @@ def test_a_report_of_two_thousand_rounds_stays_small_and_says_what_it_leaves_out
     rounds = tuple(replace(one.rounds[0], number=n) for n in range(2_000))
     long = replace(one, rounds=rounds, constitution=one.constitution * 1_000)
     pages = [html_report(long), markdown_report(long), on_screen(long)]
-    assert max(len(page.encode()) for page in pages) < 5_000_000
+    assert max(len(page.encode()) for page in pages) < 3_000_000
     for page in pages:
         assert "first and the last 50 of 2000 rounds" in flat(
             page

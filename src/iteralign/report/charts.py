@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from iteralign.evals.depth import Depth
 from iteralign.report.rounds import Round
-from iteralign.report.wording import clean
+from iteralign.report.wording import MOST, clean, ends
 
 # Colours that people with any colour vision tell apart (Okabe and Ito), bright enough for both modes
 COLOURS = ("#8a8f96", "#1b8fd1", "#e08a00", "#009e73", "#cc79a7")
@@ -54,7 +54,8 @@ def draw(place: Any, panel: Panel) -> None:
     for line in panel.lines:
         xs, ys = [p[0] for p in line.points], [p[1] for p in line.points]
         colour = COLOURS[line.style % len(COLOURS)]
-        place.plot(xs, ys, marker=MARKS[line.style % len(MARKS)], ms=4, lw=1.6, color=colour, label=line.name)
+        mark = MARKS[line.style % len(MARKS)] if len(xs) <= MOST else None  # each weighs as much as a word
+        place.plot(xs, ys, marker=mark, ms=4, lw=1.6, color=colour, label=line.name)
         if all(low is not None and high is not None for _, _, low, high in line.points):
             lows, highs = [p[2] for p in line.points], [p[3] for p in line.points]
             place.fill_between(xs, lows, highs, color=colour, alpha=0.15, lw=0)
@@ -101,7 +102,9 @@ def probe_chart(depth: Depth) -> str | None:
 
 
 def said(panel: Panel) -> str:
-    return ", ".join(f"{line.name} {' '.join(f'{x:g}: {y:.2f}' for x, y, _, _ in line.points)}" for line in panel.lines)
+    return ", ".join(
+        f"{line.name} {' '.join(f'{x:g}: {y:.2f}' for x, y, _, _ in ends(line.points))}" for line in panel.lines
+    )
 
 
 def rounds_chart(rounds: Sequence[Round]) -> str | None:
