@@ -349,7 +349,7 @@ def test_the_command_prints_the_table_or_json(two: tuple[Path, Path], capsys: py
 
 def test_what_xstest_counts_of_every_type_is_better_when_it_falls() -> None:
     category: dict[Wants, str] = {"answer": "homonyms", "decline": "contrast_homonyms"}
-    asked = {f"{wants}{n}": wants for wants in category for n in range(2)}
+    asked: dict[str, Wants] = {f"{wants}{n}": wants for wants in category for n in range(2)}
     verdicts = [verdict(response(prompt(name, wants, category=category[wants]))) for name, wants in asked.items()]
     better = {s.name: Measure(s.name, s.variant, s, s).higher_is_better for s in pair_scores(verdicts)}
     assert better == {
