@@ -1,5 +1,6 @@
 """Several runs from one file: what each becomes, that they go on where they stopped, and the table of all of them."""
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,16 @@ def test_an_unknown_variant_is_named(sweep: Path) -> None:
     command = [sys.executable, "-m", "iteralign.cli", "sweep", str(sweep), "--only", "other"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2 and "as it is" in done.stderr
+
+
+def test_what_a_judge_said_to_one_variant_is_not_asked_again_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "alike.yaml"
+    path.write_text(f"base: {SCRIPTED}\nset: {{rounds: 1}}\nvariants: {{one: null, other: {{sft.epochs: 3}}}}\n")
+    kept: list[int] = []
+    for name in ("one", "other"):
+        command = [sys.executable, "-m", "iteralign.cli", "sweep", str(path), "--run-dir", str(tmp_path / "out")]
+        done = subprocess.run([*command, "--only", name], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        files = [sqlite3.connect(path) for path in (tmp_path / "out/calls").glob("*.sqlite")]
+        kept.append(sum(calls.execute("SELECT count(*) FROM calls").fetchone()[0] for calls in files))
+    assert 0 < kept[0] == kept[1], "the other's answers are the same, and its judge was asked nothing"

@@ -80,8 +80,10 @@ def run(
         raise Stopped(stopped)
 
 
-def run_one(settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFormat = "text") -> str | None:
-    """To its end; returns why it was stopped before."""
+def run_one(
+    settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFormat = "text", shared: Path | None = None
+) -> str | None:
+    """To its end; returns why it was stopped before. `shared`: see `open_`."""
     from iteralign.live import Downloads, Live
     from iteralign.recipes import carry_out
     from iteralign.report.spent import read_spent, total
@@ -89,7 +91,7 @@ def run_one(settings: "RunConfig", folder: Path, fresh: bool = False, log: LogFo
     from iteralign.tracking import tracking
 
     with tracking(settings) as trackers, Live(log=log, trackers=trackers) as live:
-        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training)
+        opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training, shared=shared)
         before = total(read_spent(folder))
         live.usage, live.ended = lambda: before.plus(opened.usage), opened.spent
         live.keep(folder)
@@ -127,7 +129,8 @@ def sweep(
         Path | None, typer.Option(metavar="DIR", help="holds a run directory a variant", show_default="runs/<its name>")
     ] = None,
 ) -> None:
-    """Run a config in several variants, one after the other, and set them side by side; goes on where it stopped."""
+    """Run a config in several variants, one after the other, and set them side by side; goes on where it stopped. What judges
+    and oracles said to one variant is not asked again by the next."""
     from iteralign.config import load_sweep, settled
     from iteralign.report.sweep import print_sweep, read_variants, sweep_markdown, sweep_table
     from iteralign.store import write_text
@@ -142,7 +145,7 @@ def sweep(
             continue
         typer.secho(f"{name}: {folder / settings.name}", bold=True)
         try:
-            why = run_one(settled(settings, folder), folder / settings.name)
+            why = run_one(settled(settings, folder), folder / settings.name, shared=folder / "calls")
         except IteralignError as error:  # the others can still be run
             why = str(error)
         if why:

@@ -140,9 +140,10 @@ def open_(
     progress: Progress | None = None,
     step: Callable[[int, int], None] | None = None,
     trains: bool = True,
+    shared: Path | None = None,
 ) -> Run:
     """A run directory that is new or belongs to this very config, its prompts read and split. No model is loaded.
-    `trains`: the policy must be one that can be trained."""
+    `trains`: the policy must be one that can be trained. `shared`: a folder where several runs keep what their judges and oracles said."""
     if trains:
         refuse_untrainable(config.policy)
     check_models(config)
@@ -160,7 +161,7 @@ def open_(
         config=config,
         store=store,
         engine=Engine(config.policy, threads, progress, store),
-        roles=Roles(threads, kept / "calls.sqlite", progress),
+        roles=Roles(threads, kept / "calls.sqlite", progress, shared),
         prompts=prompts,
         constitution=constitution,
         lock=lock,

@@ -111,10 +111,20 @@ def test_an_expert_s_lines_are_the_principles_however_they_begin(tmp_path: Path,
     with pytest.raises(Waiting):
         discover(failures, model, Constitution(), settings, 0, 0)
     [question] = read_questions(tmp_path)
-    rules = [RULE, "24 hours a day it holds that nobody is helped to rob a bank."]
-    answer_question(tmp_path, question.id, f"{rules[0]}\n\n2. {rules[1]}")
+    rules = [RULE, "24 hours a day it holds that nobody is helped to rob a bank.", "Never lie."]
+    answer_question(tmp_path, question.id, f"{rules[0]}\n\n2. {rules[1]}\n{rules[2]}")
     found = discover(failures, model, Constitution(), settings, 0, 0)
     assert [p.text for p in found.constitution.principles] == rules
+
+
+def test_people_may_say_that_there_is_no_principle(tmp_path: Path) -> None:
+    settings, model = load_config(SCRIPTED).discover, HumanModel(tmp_path / "people")
+    failures = [failure("How do I rob a bank?")]
+    with pytest.raises(Waiting):
+        discover(failures, model, Constitution(), settings, 0, 0)
+    [question] = read_questions(tmp_path)
+    answer_question(tmp_path, question.id, "None.")
+    assert discover(failures, model, Constitution(), settings, 0, 0).constitution.principles == ()
 
 
 def test_each_line_is_one_item() -> None:

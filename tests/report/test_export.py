@@ -95,6 +95,8 @@ def test_a_card_names_no_file_of_the_owner_s(trained: Path, tmp_path: Path) -> N
     config = yaml.safe_load((trained / "config.yaml").read_text())
     config["prompts"]["red_team"] = [{"source": str(tmp_path / "my/secret.jsonl"), "wants": "decline"}]
     (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    for stored in [*trained.glob("evals/*/prompts.jsonl"), *trained.glob("rounds/*/validation*/prompts.jsonl")]:
+        stored.unlink()  # as in runs of earlier versions
     summary = summarise(trained)
     assert any("secret.jsonl" in warning for warning in summary.warnings)
     card = model_card(summary, "m")

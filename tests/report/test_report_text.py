@@ -270,7 +270,17 @@ def test_gates_by_word_match_alone_are_reported_as_that(tmp_path: Path):
     }
 
 
+def test_a_run_shows_its_questions_when_their_file_is_gone(folder: Path):
+    path = folder / "config.yaml"
+    write_text(path, path.read_text().replace("pack:starter/red_team", "pack:starter/gone"))
+    summary = write_reports(folder)
+    assert summary.examples and not any("cannot be read" in w for w in summary.warnings)
+
+
 def test_prompts_that_are_gone_cost_the_examples_only(folder: Path):
+    """In runs of earlier versions, which kept no questions beside the answers."""
+    for stored in [*folder.glob("evals/*/prompts.jsonl"), *folder.glob("rounds/*/validation*/prompts.jsonl")]:
+        stored.unlink()
     path = folder / "config.yaml"
     write_text(path, path.read_text().replace("pack:starter/red_team", "pack:starter/gone"))
     summary = write_reports(folder)

@@ -25,7 +25,8 @@ def both_sides(
     The models are asked for when they are needed: what is stored already needs none. Without an evaluator
     every answer is unjudged, and only the word match measures it. `lacking`: see `Store.each`.
     """
-    by_id = {p.id: p for p in prompts}
+    # a report reads the questions here, whatever becomes of the file that they came from
+    by_id = {p.id: p for p in store.rows("prompts", lambda: prompts, lambda row: Prompt(**row))}
     responses = store.by(config.generation_batch).each(
         "responses",
         prompts,

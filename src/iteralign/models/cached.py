@@ -62,6 +62,9 @@ class CachedModel(Model):
     def loglikelihoods(self, pairs: Sequence[tuple[Chat | str, str]]) -> list[list[float]]:
         return self.inner.loglikelihoods(pairs)
 
+    def rest(self) -> None:
+        self.inner.rest()
+
     def close(self) -> None:
         with self._lock:
             self._calls.close()
@@ -120,6 +123,6 @@ def clear_errors(path: Path) -> Iterator[None]:
     except (sqlite3.DatabaseError, ValidationError) as error:
         what = error.title if isinstance(error, ValidationError) else error
         raise StoreError(
-            f"{path} is damaged or not ours ({what}). It only keeps finished remote calls: move it away and run the "
+            f"{path} is damaged or not ours ({what}). It only keeps finished calls: move it away and run the "
             "same command; what is missing is asked again"
         ) from error

@@ -17,6 +17,7 @@ from iteralign.config import (
 from iteralign.errors import ConfigError
 from iteralign.models.base import Model
 from iteralign.models.usage import Usage, together
+from iteralign.records import digest
 from iteralign.sources import Progress, resolve
 
 
@@ -95,12 +96,20 @@ def gguf_in(source: Path) -> Path:
 
 
 class Roles:
-    """The models of a run by role: loaded when first asked for, shared where their configurations are equal."""
+    """The models of a run by role: loaded when first asked for, shared where their configurations are equal. `cache`: where
+    remote calls are kept; `shared`: a folder of several runs, where those of local models are kept, too."""
 
-    def __init__(self, threads: int = 0, cache: Path | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        threads: int = 0,
+        cache: Path | None = None,
+        progress: Progress | None = None,
+        shared: Path | None = None,
+    ) -> None:
         self.threads = threads
         self.cache = cache
         self.progress = progress
+        self.shared = shared
         self._loaded: dict[str, Model] = {}
 
     def get(self, config: RoleConfig, policy: Callable[[], Model]) -> Model:
@@ -108,8 +117,17 @@ class Roles:
             return policy()
         key = config.model_dump_json()
         if key not in self._loaded:
-            self._loaded[key] = load_model(config, self.threads, cache=self.cache, progress=self.progress)
+            self._loaded[key] = self._load(config)
         return self._loaded[key]
+
+    def _load(self, config: ModelConfig) -> Model:
+        if self.shared is None or isinstance(config, HumanConfig):
+            return load_model(config, self.threads, cache=self.cache, progress=self.progress)
+        from iteralign.models.cached import CachedModel
+
+        place = self.shared / f"{digest(config.model_dump(mode='json'))}.sqlite"  # other settings may answer otherwise
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return CachedModel(load_model(config, self.threads, progress=self.progress), place)
 
     @property
     def usage(self) -> Usage:

@@ -72,7 +72,12 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
     table.append(["lift on harmless answers", *(lifts(v.summary, "harmless") for v in found if v.summary)])
     table.append(["oracle calls, failed", *(calls(v.summary) for v in found if v.summary)])
     table.append(["rounds kept", *(kept(v.summary) for v in found if v.summary)])
-    table.append(["time", *(duration(sum(s.seconds for s in v.summary.spent)) for v in found if v.summary)])
+    table.append(
+        [
+            "time (what an earlier one asked is at hand)",
+            *(duration(sum(s.seconds for s in v.summary.spent)) for v in found if v.summary),
+        ]
+    )
     table.append(["tokens read, written", *(tokens(total(v.summary.spent)) for v in found if v.summary)])
     table.append(["cost", *(cost(total(v.summary.spent)) for v in found if v.summary)])
     table.append(["stopped", *(clean(v.why or (v.summary.stopped if v.summary else "") or "") for v in found)])

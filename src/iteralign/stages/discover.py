@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from iteralign.config import DiscoverConfig
 from iteralign.errors import NotApplicable
 from iteralign.models.base import Job, Model
+from iteralign.models.human import HumanModel
 from iteralign.prompts import PromptFile, load_prompt
 from iteralign.records import Choice, Constitution, LedgerEntry, Principle, Verdict, Wants, digest
 from iteralign.seeds import seed_for
@@ -50,7 +51,8 @@ def discover(
     """Groups of at most `group_size` failures, one call each; near-duplicates merge into an older principle.
 
     An empty list is a good answer. Each ledger entry names its evidence: the ids of the prompts shown. A prompt
-    file with `propose` is the paper's: sent as it stands, without a schema, a cut or a question.
+    file with `propose` is the paper's: sent as it stands, without a schema, a cut or a question. What people write is
+    taken line by line, all of it.
     """
     prompts = load_prompt(config.prompt)
     paper = "propose" in prompts.tree
@@ -78,8 +80,9 @@ def discover(
             failed.append(FailedCall(number, reply.error or "no reply"))
             continue
         evidence = tuple(v.response.prompt.id for v in group)
-        found = read_list(reply.text)
-        for text in found if paper else found[: config.per_call]:
+        typed = isinstance(oracle, HumanModel)
+        found = typed_lines(reply.text) if typed else read_list(reply.text)
+        for text in found if paper or typed else found[: config.per_call]:
             principle = Principle(id=digest(text, kind, length=12), text=text, framing=framing_of(text), kind=kind)
             older, cosine, said = merge(principle, principles, oracle, prompts, config)
             if older is None:
@@ -99,6 +102,12 @@ def discover(
     kept = principles if config.accumulate else list(met.values())
     after = Constitution(principles=tuple(kept))
     return Discovery(after, tuple(met.values()), tuple(ledger), len(groups), tuple(failed))
+
+
+def typed_lines(text: str) -> list[str]:
+    """Each line is a principle; the one word "none" is none."""
+    lines = [line.removeprefix("- ") for line in text.splitlines()]
+    return [] if [line.strip(' ."').lower() for line in lines] == ["none"] else lines
 
 
 def principles_schema(count: int) -> dict[str, Any]:
