@@ -83,7 +83,7 @@ class Choice(Record):
     """Probabilities of the offered short answers, normalised over them; None where a backend has none.
 
     `mass` is the probability that the answers hold together (before normalising).
-    `answer` is the likeliest, or None when the reply named none of them.
+    `answer` is the likeliest, or None when the reply named none of them, or none was likely at all.
     """
 
     probabilities: dict[str, float] | None

@@ -39,7 +39,8 @@ class TransformersConfig(Section):
 
 
 class SequenceClassifierConfig(TransformersConfig):
-    """A model with a classification head (AutoModelForSequenceClassification): it reads exchanges, and writes nothing."""
+    """A model with a classification head (AutoModelForSequenceClassification): it reads exchanges, and writes nothing. `dtype` auto is
+    float32."""
 
     type: Literal["sequence_classifier"] = "sequence_classifier"  # type: ignore[reportIncompatibleVariableOverride]
 

@@ -5,12 +5,12 @@ from itertools import combinations
 from typing import NamedTuple
 
 from iteralign.config import PreferConfig
-from iteralign.judges.base import as_data
+from iteralign.judges.base import as_data, chance
 from iteralign.judges.calibration import log_odds
 from iteralign.judges.rubric import quality
 from iteralign.models.base import Job, Model
 from iteralign.prompts import load_prompt
-from iteralign.records import Chat, Choice, Preference, Principle, Prompt, Record, Response, Revision, Verdict
+from iteralign.records import Chat, Preference, Principle, Prompt, Record, Response, Revision, Verdict
 from iteralign.seeds import seed_for
 from iteralign.stages.respond import sampling_of
 
@@ -85,7 +85,7 @@ def compare(
     choices = judge.choose(chats, ("A", "B"))
     made: list[Compared] = []
     for n, ((a, b), principle) in enumerate(zip(pairs, drawn, strict=True)):
-        said = first_place(choices[2 * n]), first_place(choices[2 * n + 1])
+        said = chance(choices[2 * n], "A"), chance(choices[2 * n + 1], "A")
         orders = None if said[0] is None or said[1] is None else (said[0], said[1])
         score = None if orders is None else (log_odds(orders[0]) - log_odds(orders[1])) / 2
         if score is not None and abs(score) < config.margin:
@@ -112,13 +112,6 @@ def principle_for(response: Response, principles: Sequence[Principle], seed: int
 def rounded(score: float) -> float:
     """To the digits that resuming keeps."""
     return round(score, 4)
-
-
-def first_place(choice: Choice) -> float | None:
-    """P(A); 1 or 0 for a bare answer."""
-    if choice.probabilities is not None:
-        return choice.probabilities["A"]
-    return None if choice.answer is None else float(choice.answer == "A")
 
 
 def preferences(

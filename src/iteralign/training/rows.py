@@ -121,7 +121,7 @@ def encode(
     cut = 0
     for row in rows:
         begun = form.answer(row.begun)[: row.begun_tokens]
-        answer = form.encode_text(f" {row.answer}", special=False) if begun else form.answer(row.answer)
+        answer = form.following(f" {row.answer}") if begun else form.answer(row.answer)
         if row.ended:
             answer += form.end_ids
         answer = answer[: reply_tokens if row.origin == "reply" else revision_tokens]
@@ -155,7 +155,7 @@ def encode_pairs(
     for pair in pairs:
         begun = pair.begun_tokens
         answer, turn = form.answer(pair.rejected.text.strip()), pair.chosen.text.strip()
-        chosen = tokens(pair.chosen, form.encode_text(f" {turn}", special=False) if begun else form.answer(turn))
+        chosen = tokens(pair.chosen, form.following(f" {turn}") if begun else form.answer(turn))
         rejected = tokens(pair.rejected, answer[begun:])
         chat, shortened = fit(pair.chat, form, max_length - begun - max(len(chosen), len(rejected)))
         if chat is None or chosen == rejected or begun >= max(1, len(answer)):
