@@ -1,5 +1,7 @@
 """A tiny GGUF in llama.cpp: what a call gives does not depend on the calls before it."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +53,17 @@ def test_only_what_was_asked_is_counted(model: LlamaCppModel) -> None:
     model.choose(CHATS, ("yes", "no"))
     assert model.meter.usage.less(before).calls == len(CHATS)
     assert model.meter.usage.less(before).read == before.read
+
+
+def test_a_server_that_has_served_nothing_yet_can_be_let_go(gguf: Path) -> None:
+    """Of 400 that were let go at once one waited for ever, in C where no signal reaches it: so another process does it."""
+    code = (
+        "import sys; from pathlib import Path; from iteralign.config import LlamaCppConfig\n"
+        "from iteralign.models.llama_cpp import LlamaCppModel\n"
+        f"path = Path({str(gguf)!r})\n"
+        "for _ in range(800):\n"
+        "    model = LlamaCppModel(LlamaCppConfig(model=str(path), scoring='llama_cpp'), path, 1)\n"
+        "    assert model.server.listening_address\n"
+        "    model.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

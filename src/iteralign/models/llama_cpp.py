@@ -55,10 +55,14 @@ class LlamaCppModel(Model):
         if self.threads:
             params.cpuparams.n_threads = self.threads
             params.cpuparams_batch.n_threads = self.threads
+        params.endpoint_metrics = True
         try:
-            return xllamacpp.Server(params)
+            made = xllamacpp.Server(params)
         except RuntimeError as error:
             raise ModelError(f"llama.cpp cannot load {self.path}: {error}") from error
+        # one that is let go before its loop has served anything may wait for that loop for ever (1 in 400)
+        made.handle_metrics()
+        return made
 
     @property
     def name(self) -> str:
