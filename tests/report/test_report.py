@@ -314,6 +314,7 @@ def test_several_runs_stand_side_by_side_and_as_the_papers_tables(folder: Path, 
     assert done.output.count("Report: ") == 2 and "of these also found by another" in done.output
     table = CliRunner().invoke(app, ["report", str(folder), str(other), "--table"], catch_exceptions=False)
     assert table.exit_code == 0 and "Table 1" in table.output and "Table 2" in table.output
+    assert "(other)" in table.output, "two runs on the same set are told apart"
 
 
 def test_what_was_used_is_told_by_digest(folder: Path) -> None:

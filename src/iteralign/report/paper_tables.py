@@ -29,7 +29,10 @@ def table_two(summaries: Sequence[Summary]) -> list[list[str]]:
     rows = [["Model", "Aligned with", *(c.capitalize() for c in CATEGORIES)]]
     for base, runs in by_base(summaries).items():
         rows.append([base, "vanilla", *(cell(score_of(runs[0], f"hhh/{c}", "before")) for c in CATEGORIES)])
-        rows += [["", sets(r), *(cell(score_of(r, f"hhh/{c}", "after")) for c in CATEGORIES)] for r in runs]
+        names = told_apart(runs)
+        rows += [
+            ["", names[n], *(cell(score_of(r, f"hhh/{c}", "after")) for c in CATEGORIES)] for n, r in enumerate(runs)
+        ]
     return rows
 
 
@@ -40,7 +43,8 @@ def table_one(summaries: Sequence[Summary]) -> list[list[str]]:
         measured = [r for r in runs if score_of(r, MC1, "before")]
         if measured:
             rows.append([base, "vanilla", cell(score_of(measured[0], MC1, "before"))])
-            rows += [["", sets(r), cell(score_of(r, MC1, "after"))] for r in measured]
+            names = told_apart(measured)
+            rows += [["", names[n], cell(score_of(r, MC1, "after"))] for n, r in enumerate(measured)]
     return rows
 
 
@@ -50,6 +54,13 @@ def by_base(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
         policy = summary.config.policy
         found.setdefault(clean((hub_id(policy) or described(policy)).rpartition("/")[2]), []).append(summary)
     return found
+
+
+def told_apart(runs: Sequence[Summary]) -> list[str]:
+    """What each was aligned with; its directory, too, where another one was aligned with the same."""
+    names = [sets(run) for run in runs]
+    both = zip(names, runs, strict=True)
+    return [f"{own} ({clean(run.folder.name)})" if names.count(own) > 1 else own for own, run in both]
 
 
 def sets(summary: Summary) -> str:

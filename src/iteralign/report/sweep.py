@@ -74,7 +74,7 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
     table.append(["rounds kept", *(kept(v.summary) for v in found if v.summary)])
     table.append(
         [
-            "time (what an earlier one asked is at hand)",
+            "time",
             *(duration(sum(s.seconds for s in v.summary.spent)) for v in found if v.summary),
         ]
     )
@@ -153,7 +153,8 @@ def sweep_markdown(title: str, table: Sequence[Sequence[str]]) -> str:
     """The table for a pull request: sweep.md."""
     note = (
         "Before → after on held-out prompts; difference in points (95 % interval), p of the paired test, not adjusted "
-        "for the number of runs. Lift: with a principle less without one, of the answers that the judge passes."
+        "for the number of runs. Lift: with a principle less without one, of the answers that the judge passes. "
+        "Time: what the judge or the oracle was asked in an earlier variant was at hand."
     )
     return "\n".join([f"# {escaped(title)}", "", *rows(table[0], table[1:]), note, ""])
 
