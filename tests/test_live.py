@@ -20,7 +20,7 @@ from iteralign.errors import ConfigError, ModelError, StoreError, Waiting
 from iteralign.live import PROGRESS, Live, describe, follow, standing
 from iteralign.models.usage import Usage
 from iteralign.store import read_rows
-from iteralign.tracking import measured, tracking
+from iteralign.tracking import Trackers, measured, tracking
 
 ROOT = Path(__file__).parents[1]
 SCRIPTED = ROOT / "configs/scripted.yaml"
@@ -267,8 +267,8 @@ def test_numbers_and_no_text_go_to_a_tracker(tmp_path: Path) -> None:
         )
         for n in range(2)
     ]
-    assert [e.step for e in events.Scalars("harmful compliance (evaluator)")] == [0, 2]
-    kinds = ("harmful compliance (evaluator)", "validation/benign_refusal", "training/rows")
+    assert [e.step for e in events.Scalars("harmful compliance/evaluator")] == [0, 2]
+    kinds = ("harmful compliance/evaluator", "validation/benign_refusal", "training/rows")
     by_time = sorted((e.wall_time, e.step) for name in kinds for e in events.Scalars(name))
     assert [step for _, step in by_time] == sorted(step for _, step in by_time), "each step after the one before it"
     assert "round/principles" in names
@@ -297,7 +297,7 @@ def test_every_training_is_logged_and_the_base_first(tmp_path: Path) -> None:
     (tmp_path / "evals/base/scores.json").write_text(json.dumps([{"name": "a", "variant": "b", "value": 0.5}]))
     steps = measured(tmp_path)
     assert [step for step, _ in steps] == [0, 1, 2]
-    assert steps[0][1] == {"a (b)": 0.5} and steps[1][1]["training/rows"] == 8
+    assert steps[0][1] == {"a/b": 0.5} and steps[1][1]["training/rows"] == 8
     assert (steps[2][1]["training-dpo/rows"], steps[2][1]["training-rl/rows"]) == (9, 7)
 
 
@@ -317,3 +317,25 @@ def test_a_tracker_is_no_other_run(tmp_path: Path) -> None:
     with start(tmp_path / "run", "--set", "runtime.trackers=[tensorboard]") as process:
         process.communicate()
     assert process.returncode == 0
+
+
+def test_a_tracker_that_fails_is_left_out_and_ends_no_run(tmp_path: Path) -> None:
+    class Broken:
+        name, requires_logging_directory = "broken", False
+
+        def __init__(self, run: str) -> None:
+            self.run = run
+
+        def start(self) -> None: ...
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            raise RuntimeError("no route to its server")
+
+    (tmp_path / "evals/base").mkdir(parents=True)
+    score = {"name": "harmless refused (look-alike)", "variant": "hhh (chat, per token)", "value": 0.5}
+    (tmp_path / "evals/base/scores.json").write_text(json.dumps([score]))
+    trackers = Trackers([Broken], "run", False)
+    with pytest.warns(UserWarning, match="nothing more goes to broken, which failed: no route"):
+        trackers(tmp_path)
+    trackers(tmp_path)
+    assert trackers.begun == [] and list(measured(tmp_path)[0][1]) == ["harmless refused look-alike/hhh chat per token"]

@@ -2,6 +2,8 @@
 those where it is asked for alone."""
 
 import json
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,23 +22,28 @@ class Trackers:
 
     def __init__(self, kinds: Sequence[Any], name: str, texts: bool) -> None:
         self.kinds, self.name, self.texts = kinds, name, texts
-        self.begun: list[Any] = []
+        self.started, self.begun = False, list[Any]()
         self.logged: set[tuple[int, str]] = set()
 
     def __call__(self, folder: Path) -> None:
         for step, values in measured(folder, self.texts):  # in order: a tracker may drop what comes late
             new = {name: value for name, value in values.items() if (step, name) not in self.logged}
             self.logged |= {(step, name) for name in new}
-            for tracker in self._trackers(folder) if new else ():
-                tracker.log(new, step=step)
+            if new and not self.started:
+                self._start(folder)
+            for tracker in list(self.begun) if new else ():
+                try:
+                    tracker.log(new, step=step)
+                except Exception as error:  # noqa: BLE001 # of another's package or server: no reason to end a run
+                    warnings.warn(f"nothing more goes to {tracker.name}, which failed: {error}", stacklevel=2)
+                    self.begun.remove(tracker)
 
-    def _trackers(self, folder: Path) -> list[Any]:
-        if not self.begun:
-            places = [{"logging_dir": folder / "tracking"} if k.requires_logging_directory else {} for k in self.kinds]
-            self.begun = [kind(self.name, **place) for kind, place in zip(self.kinds, places, strict=True)]
-            for tracker in self.begun:
-                tracker.start()
-        return self.begun
+    def _start(self, folder: Path) -> None:
+        self.started = True
+        places = [{"logging_dir": folder / "tracking"} if k.requires_logging_directory else {} for k in self.kinds]
+        self.begun = [kind(self.name, **place) for kind, place in zip(self.kinds, places, strict=True)]
+        for tracker in self.begun:
+            tracker.start()
 
 
 @contextmanager
@@ -79,7 +86,12 @@ def measured(folder: Path, texts: bool = False) -> list[tuple[int, dict[str, flo
 
 def scores(folder: Path, name: str) -> dict[str, float | str]:
     found: Any = read(folder / f"evals/{name}/scores.json") or []
-    return {f"{s['name']} ({s['variant']})": s["value"] for s in found if s["value"] is not None}
+    return {named(s["name"], s["variant"]): s["value"] for s in found if s["value"] is not None}
+
+
+def named(name: str, variant: str) -> str:
+    """As MLflow takes names, the strictest of them."""
+    return re.sub(r"[^\w\-. :/]", "", f"{name}/{variant}")
 
 
 def of_round(place: Path, texts: bool) -> dict[str, float | str]:
