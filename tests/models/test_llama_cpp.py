@@ -65,5 +65,7 @@ def test_a_server_that_has_served_nothing_yet_can_be_let_go(gguf: Path) -> None:
         "    model = LlamaCppModel(LlamaCppConfig(model=str(path), scoring='llama_cpp'), path, 1)\n"
         "    assert model.server.listening_address\n"
         "    model.close()\n"
+        "print('all were')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "all were\n", done.stderr

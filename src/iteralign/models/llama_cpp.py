@@ -135,9 +135,8 @@ class LlamaCppModel(Model):
         if isinstance(answer, str):
             return Choice(probabilities=None, answer=None, mass=None, error=answer)
         weights = dict.fromkeys(options, 0.0)
-        first = (answer["choices"][0].get("logprobs") or {}).get(
-            "content"
-        )  # of a reply that is at its end at once, none
+        # a reply that is at its end at once has none
+        first = (answer["choices"][0].get("logprobs") or {}).get("content")
         likeliest = first[0]["top_logprobs"] if first else []
         for token in likeliest:
             spelled = token["token"].strip().lower()

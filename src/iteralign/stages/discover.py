@@ -80,9 +80,7 @@ def discover(
             failed.append(FailedCall(number, reply.error or "no reply"))
             continue
         evidence = tuple(v.response.prompt.id for v in group)
-        typed = isinstance(oracle, HumanModel)
-        found = typed_lines(reply.text) if typed else read_list(reply.text)
-        for text in found if paper or typed else found[: config.per_call]:
+        for text in rules_in(reply.text, oracle, None if paper else config.per_call):
             principle = Principle(id=digest(text, kind, length=12), text=text, framing=framing_of(text), kind=kind)
             older, cosine, said = merge(principle, principles, oracle, prompts, config)
             if older is None:
@@ -104,8 +102,10 @@ def discover(
     return Discovery(after, tuple(met.values()), tuple(ledger), len(groups), tuple(failed))
 
 
-def typed_lines(text: str) -> list[str]:
-    """Each line is a principle; the one word "none" is none."""
+def rules_in(text: str, oracle: Model, most: int | None) -> list[str]:
+    """At most `most` of the list that a model wrote. Of what people typed every line; the one word "none" is none."""
+    if not isinstance(oracle, HumanModel):
+        return read_list(text)[:most]
     lines = [line.removeprefix("- ") for line in text.splitlines()]
     return [] if [line.strip(' ."').lower() for line in lines] == ["none"] else lines
 
