@@ -129,8 +129,9 @@ def sweep(
         Path | None, typer.Option(metavar="DIR", help="holds a run directory a variant", show_default="runs/<its name>")
     ] = None,
 ) -> None:
-    """Run a config in several variants, one after the other, and set them side by side; goes on where it stopped. What judges
-    and oracles said to one variant is not asked again by the next."""
+    """Run a config in several variants, one after the other, and set them side by side; goes on where it stopped.
+
+    What judges and oracles said to one variant is not asked again by the next."""
     from iteralign.config import load_sweep, settled
     from iteralign.report.sweep import print_sweep, read_variants, sweep_markdown, sweep_table
     from iteralign.store import write_text
