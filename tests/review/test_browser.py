@@ -125,7 +125,7 @@ def test_skip_leaves_an_answer_for_the_end(browser: Browser, pages: Pages) -> No
     page.wait_for_load_state()
     page.keyboard.press("1")
     page.wait_for_url(f"**item={order[2].id}")
-    rated = [rating.item for rating in pages.book.ratings()]
+    rated = [rating.item for rating in pages.book.ratings() if rating.annotator == "Hal"]
     assert rated == [order[1].id], "what was skipped is open still"
     page.close()
 
