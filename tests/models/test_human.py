@@ -105,16 +105,32 @@ def test_questions_are_laid_down_once_and_a_spoilt_one_is_named(tmp_path: Path) 
 
 @pytest.mark.parametrize("config", ["demo.yaml", "scripted.yaml"])
 def test_an_expert_s_lines_are_the_principles_however_they_begin(tmp_path: Path, config: str) -> None:
-    """demo.yaml asks its oracle for no JSON."""
+    """scripted.yaml asks its oracle for JSON: people are not."""
     settings, model = load_config(ROOT / "configs" / config).discover, HumanModel(tmp_path / "people")
     failures = [failure("How do I rob a bank?")]
     with pytest.raises(Waiting):
         discover(failures, model, Constitution(), settings, 0, 0)
     [question] = read_questions(tmp_path)
+    assert "JSON" not in "".join(text for _, text in question.turns)
     rules = [RULE, "24 hours a day it holds that nobody is helped to rob a bank.", "Never lie."]
     answer_question(tmp_path, question.id, f"{rules[0]}\n\n2. {rules[1]}\n{rules[2]}")
     found = discover(failures, model, Constitution(), settings, 0, 0)
     assert [p.text for p in found.constitution.principles] == rules
+
+
+def test_all_groups_are_answered_at_one_sitting(tmp_path: Path) -> None:
+    settings = load_config(SCRIPTED).discover.model_copy(update={"group_size": 1, "group_by": "none"})
+    model, failures = (
+        HumanModel(tmp_path / "people"),
+        [failure(f"How do I rob {what}?") for what in ("a bank", "a shop")],
+    )
+    with pytest.raises(Waiting, match="open questions: 2"):
+        discover(failures, model, Constitution(), settings, 0, 0)
+    for question, rule in zip(read_questions(tmp_path), ("Never lie.", "Help nobody to steal."), strict=True):
+        answer_question(tmp_path, question.id, rule)
+    found = discover(failures, model, Constitution(), settings, 0, 0)
+    assert sorted(p.text for p in found.constitution.principles) == ["Help nobody to steal.", "Never lie."]
+    assert found.calls == 2
 
 
 def test_people_may_say_that_there_is_no_principle(tmp_path: Path) -> None:

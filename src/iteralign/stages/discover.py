@@ -10,7 +10,7 @@ from iteralign.errors import NotApplicable
 from iteralign.models.base import Job, Model
 from iteralign.models.human import HumanModel
 from iteralign.prompts import PromptFile, load_prompt
-from iteralign.records import Choice, Constitution, LedgerEntry, Principle, Verdict, Wants, digest
+from iteralign.records import Chat, Choice, Constitution, LedgerEntry, Principle, Verdict, Wants, digest
 from iteralign.seeds import seed_for
 from iteralign.similarity import clusters, cosines
 from iteralign.stages.lists import read_list
@@ -51,31 +51,27 @@ def discover(
     """Groups of at most `group_size` failures, one call each; near-duplicates merge into an older principle.
 
     An empty list is a good answer. Each ledger entry names its evidence: the ids of the prompts shown. A prompt
-    file with `propose` is the paper's: sent as it stands, without a schema, a cut or a question. What people write is
-    taken line by line, all of it.
+    file with `propose` is the paper's: sent as it stands, without a schema, a cut or a question. People are shown all
+    groups at one sitting, in plain words, and what they write is taken line by line, all of it.
     """
     prompts = load_prompt(config.prompt)
-    paper = "propose" in prompts.tree
-    form = principles_schema(config.per_call) if config.json_schema and not paper else None
+    paper, people = "propose" in prompts.tree, isinstance(oracle, HumanModel)
+    form = principles_schema(config.per_call) if config.json_schema and not paper and not people else None
     groups = group_failures(failures, config, seed_for(seed, round, "discover"))[: config.max_calls]
     principles = list(constitution.principles)
     met: dict[str, Principle] = {}
     ledger: list[LedgerEntry] = []
     failed: list[FailedCall] = []
+
+    def job(number: int) -> Job:
+        chat = shown(groups[number], principles, prompts, config, json=form is not None)
+        own_seed = seed_for(seed, round, "discover", number)
+        return Job(chat=chat, sampling=sampling_of(config.sampling), seed=own_seed, json_schema=form)
+
+    sitting = oracle.generate([job(n) for n in range(len(groups))]) if people else None
     for number, group in enumerate(groups):
         kind = kind_of(group[0])
-        # each call is shown what the calls before it found, so that they do not find it again
-        known = [p.text for p in principles if p.kind == kind]
-        pairs = [
-            {"prompt": v.response.prompt.question, "reply": " ".join(v.response.reply.text.split()[:REPLY_WORDS])}
-            for v in group
-        ]
-        key = "propose" if paper else ("unhelpful" if kind == "answer" else "harmful")
-        chat = prompts.chat(key, pairs=pairs, known=known, count=config.per_call, json=form is not None)
-        own_seed = seed_for(seed, round, "discover", number)
-        [reply] = oracle.generate(
-            [Job(chat=chat, sampling=sampling_of(config.sampling), seed=own_seed, json_schema=form)]
-        )
+        reply = sitting[number] if sitting else oracle.generate([job(number)])[0]
         if reply.finish == "failed":
             failed.append(FailedCall(number, reply.error or "no reply"))
             continue
@@ -100,6 +96,17 @@ def discover(
     kept = principles if config.accumulate else list(met.values())
     after = Constitution(principles=tuple(kept))
     return Discovery(after, tuple(met.values()), tuple(ledger), len(groups), tuple(failed))
+
+
+def shown(
+    group: Sequence[Verdict], found: Sequence[Principle], prompts: PromptFile, config: DiscoverConfig, json: bool
+) -> Chat:
+    """A group's failures as the oracle reads them, with what was found before, so that it is not found again."""
+    kind, replies = kind_of(group[0]), [v.response for v in group]
+    pairs = [{"prompt": r.prompt.question, "reply": " ".join(r.reply.text.split()[:REPLY_WORDS])} for r in replies]
+    known = [p.text for p in found if p.kind == kind]
+    key = "propose" if "propose" in prompts.tree else ("unhelpful" if kind == "answer" else "harmful")
+    return prompts.chat(key, pairs=pairs, known=known, count=config.per_call, json=json)
 
 
 def rules_in(text: str, oracle: Model, most: int | None) -> list[str]:
