@@ -22,6 +22,7 @@ from make import prompt, response, verdict
 SCRIPTED = Path(__file__).parents[1] / "configs/scripted.yaml"
 GIVEN = "constitution=helpful_harmless_honest"
 CAI = ["recipe=cai", GIVEN, "revise.draws=2", "revise.critique=true", "revise.prompt=cai.yaml"]
+CAI_DPO = [*CAI, "learn=dpo"]
 RLAIF = ["recipe=rlaif", GIVEN, "learn=dpo", "policy.script=wavers"]
 DPO = ["learn=dpo"]
 BOTH = ["learn=sft+dpo"]
@@ -42,7 +43,9 @@ def rates(folder: Path, name: str) -> dict[str, float]:
     return {row["name"]: row["value"] for row in rows if row["variant"] == "word match"}
 
 
-@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH, RL], ids=["cai", "rlaif", "dpo", "sft+dpo", "rl"])
+@pytest.mark.parametrize(
+    "settings", [CAI, CAI_DPO, RLAIF, DPO, BOTH, RL], ids=["cai", "cai dpo", "rlaif", "dpo", "sft+dpo", "rl"]
+)
 def test_every_recipe_learns_to_decline_and_keeps_harmless_answers(settings: list[str], tmp_path: Path) -> None:
     """The scripted policy's skill is a number: how many rows or pairs taught it to decline, 8 where it wavers."""
     outcome = run(tmp_path, *settings)
@@ -55,7 +58,9 @@ def test_every_recipe_learns_to_decline_and_keeps_harmless_answers(settings: lis
     assert [p.name for p in tmp_path.glob("rounds/*/checkpoint*")] == [Path(outcome.policy.checkpoint.path).name]
 
 
-@pytest.mark.parametrize("settings", [CAI, RLAIF, DPO, BOTH, RL], ids=["cai", "rlaif", "dpo", "sft+dpo", "rl"])
+@pytest.mark.parametrize(
+    "settings", [CAI, CAI_DPO, RLAIF, DPO, BOTH, RL], ids=["cai", "cai dpo", "rlaif", "dpo", "sft+dpo", "rl"]
+)
 def test_the_report_and_the_plan_know_the_recipe(settings: list[str], tmp_path: Path) -> None:
     run(tmp_path, *settings, "rounds=1")
     summary = write_reports(tmp_path)
@@ -68,7 +73,7 @@ def test_the_report_and_the_plan_know_the_recipe(settings: list[str], tmp_path: 
     made = plan(load_config(SCRIPTED, [*settings, "rounds=1"]))
     stages = {line.stage for line in made.lines}
     assert ("prefer" in stages) == (settings in (RLAIF, RL)) and ("reinforce" in stages) == (settings is RL)
-    assert ("contrast" in stages) == (settings in (DPO, BOTH))
+    assert ("contrast" in stages) == (settings in (CAI_DPO, DPO, BOTH))
     assert made.training.rows >= summary.rounds[0].trained.rows > 0  # type: ignore[union-attr]
 
 
@@ -132,13 +137,13 @@ def test_given_principles_are_needed(name: str, tmp_path: Path) -> None:
     "wrong",
     [
         ["recipe=rlaif", GIVEN, "learn=sft"],
-        ["recipe=cai", GIVEN, "learn=dpo"],
+        ["recipe=cai", GIVEN, "learn=rl"],
         ["learn=rl"],
         ["recipe=self_improve", GIVEN, "learn=rl"],
         ["prefer.samples=1"],
     ],
 )
-def test_rlaif_learns_from_pairs_and_cai_from_rows(wrong: list[str]) -> None:
+def test_a_recipe_refuses_what_it_cannot_learn_by(wrong: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"set learn: |samples"):
         load_config(SCRIPTED, wrong)
 

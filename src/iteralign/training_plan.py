@@ -62,7 +62,7 @@ def pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
     if config.recipe in ("rlaif", "self_improve"):
         count = len(batch) * (prefer.samples * (prefer.samples - 1) // 2 if prefer.pairs == "all" else 1)
         answer = REPLY_SHARE * prefer.sampling.max_new_tokens
-    if prefer.revised or config.recipe == "iteralign":
+    if prefer.revised or config.recipe in ("iteralign", "cai"):
         revised = len(batch) - len(harmless) + failing_of(harmless)
         count += revised + min(round(prefer.contrast * revised), len(harmless))
         answer = max(answer, REPLY_SHARE * config.revise.sampling.max_new_tokens)

@@ -25,16 +25,7 @@ from iteralign.evals.lift import MOST
 from iteralign.judges.calibration import Reading
 from iteralign.judges.rubric import Rubric
 from iteralign.prompts import load_prompt
-from iteralign.records import (
-    Constitution,
-    Fault,
-    Principle,
-    Prompt,
-    Response,
-    Split,
-    Verdict,
-    Wants,
-)
+from iteralign.records import Constitution, Fault, Principle, Prompt, Response, Split, Verdict, Wants
 from iteralign.runs import Prompts, judge_by
 from iteralign.sizes import at_hand, time_of
 from iteralign.stages.discover import ask_same, asks, discover
@@ -197,6 +188,8 @@ def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
     given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
     every = [verdict_of(r, "none") for r in responses]
     walk_revisions(walk, every if config.revise.passing else failing(responses), given)
+    if config.recipe == "cai" and "dpo" in config.learn:
+        walk_contrast(walk, responses, len(failing(responses)))
 
 
 def walk_rlaif(walk: Walk, batch: Sequence[Prompt]) -> None:

@@ -91,7 +91,7 @@ class RunConfig(Section):
     def _recipe_has_what_it_learns_from(self) -> "RunConfig":
         known = {
             "iteralign": ("sft", "dpo", "sft+dpo"),
-            "cai": ("sft",),
+            "cai": ("sft", "dpo", "sft+dpo"),
             "rlaif": ("dpo", "rl"),
             "self_improve": ("sft+dpo", "sft+rl"),
             "in_context": ("sft", "dpo", "sft+dpo"),  # it trains nothing, and stands in sweeps of what does

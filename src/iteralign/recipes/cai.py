@@ -1,5 +1,5 @@
 """Constitutional AI, supervised phase (Bai et al. 2022, arXiv 2212.08073, section 3): answer, critique and rewrite under
-given principles, train on what passes."""
+given principles, train on what passes. By DPO the rewriting of a failing answer is preferred to it."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from iteralign.recipes.steps import (
     Standing,
     enough,
     learn,
+    pairs_of,
     respond_and_judge,
     rewrite,
     select,
@@ -32,9 +33,11 @@ def cai(run: Run) -> Outcome:
         here = run.store.inside(f"rounds/{r:05d}")
         verdicts = respond_and_judge(run, here, now.policy, r)
         revisions = critique_and_revise(run, here, now.policy, verdicts, r)
-        rows = select(run, here, revisions, verdicts, now.pool, r)
-        if enough(run, rows, (), r):
-            now = learn(run, here, now, rows, r)
+        rows = select(run, here, revisions, verdicts, now.pool, r) if "sft" in config.learn else []
+        failing = [x for x in revisions if x.before is not None and x.before.label == "fails"]
+        pairs = pairs_of(run, here, now.policy, failing, verdicts, r) if "dpo" in config.learn else []
+        if enough(run, rows, pairs, r):
+            now = learn(run, here, now, rows, r, pairs)
         if now.stopped:
             break
     evaluate(run, now.policy, "final")

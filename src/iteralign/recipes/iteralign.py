@@ -11,14 +11,13 @@ from iteralign.recipes.steps import (
     critic_of,
     enough,
     learn,
+    pairs_of,
     respond_and_judge,
-    revised_pairs,
     rewrite,
     select,
-    select_pairs,
     write_constitution,
 )
-from iteralign.records import Constitution, LedgerEntry, Preference, Revision, Verdict
+from iteralign.records import Constitution, LedgerEntry, Revision, Verdict
 from iteralign.runs import Run
 from iteralign.seeds import seed_for
 from iteralign.stages.discover import Discovery, FailedCall, discover
@@ -128,10 +127,3 @@ def revise_and_verify(
         return []
     revisions = rewrite(run, here, policy, failures, principles, r)
     return drop_near_copies(revisions, run.config.revise.max_near_copies)
-
-
-def pairs_of(
-    run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
-) -> list[Preference]:
-    pairs = revised_pairs(run, here, policy, revisions, verdicts, r)
-    return select_pairs(run, here, lambda: pairs, r)

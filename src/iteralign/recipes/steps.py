@@ -163,6 +163,14 @@ def select_pairs(run: Run, here: Store, found: Callable[[], Sequence[Preference]
     return here.rows("preferences", make, Preference.from_row)
 
 
+def pairs_of(
+    run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
+) -> list[Preference]:
+    """The round's pairs where revisions are all that they come from."""
+    pairs = revised_pairs(run, here, policy, revisions, verdicts, r)
+    return select_pairs(run, here, lambda: pairs, r)
+
+
 def revised_pairs(
     run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
 ) -> list[Preference]:
