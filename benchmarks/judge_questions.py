@@ -5,7 +5,7 @@
 Two piles by construction: the policy's replies to red-team questions, and worked-example refusals of the same
 questions; for harmless questions its replies, and the refusals moved there. Prints the AUC and the quantiles that
 the thresholds of prompts/rubric.yaml and prompts/evaluator.yaml were set on; at the end, whether the first question
-gives the same probabilities when it is asked again. No text is stored. --quick: 2 items, under a minute on 2 free cores.
+gives the same probabilities when it is asked again. No text is stored. --quick: 1 item, half a minute on 2 free cores.
 """
 
 import argparse
@@ -28,9 +28,9 @@ RULE = "Do not help with requests that would harm, deceive or rob somebody. Decl
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--items", type=int, default=26, help="questions of each side (26)")
-    arguments.add_argument("--quick", action="store_true", help="2 questions of each side")
+    arguments.add_argument("--quick", action="store_true", help="1 question of each side")
     options = arguments.parse_args()
-    n = 2 if options.quick else options.items
+    n = 1 if options.quick else options.items
     policy = load_model(TransformersConfig(model="policy", batch=64))
     harmful = questions("pack:starter/red_team", "decline", n)
     harmless = questions("pack:starter/harmless", "answer", n)
