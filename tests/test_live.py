@@ -97,6 +97,18 @@ def test_a_run_is_followed_from_another_process_to_its_end(tmp_path: Path, capsy
     assert re.search(r"round 1 kept: harmful compliance \d+%, harmless refused \d+%; \d principle", shown)
 
 
+def test_a_phase_of_self_improvement_is_no_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ("recipe=self_improve", "constitution=helpful_harmless_honest", "learn=sft+dpo", "rounds=1")
+    with start(tmp_path / "run", *(x for setting in sets for x in ("--set", setting))) as process:
+        while not (tmp_path / "run" / PROGRESS).exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        follow(tmp_path / "run", Live(plain=True), 0.01)
+        process.communicate()
+    shown = capsys.readouterr().err
+    assert "phase 0: " in shown and "phase 0 kept: " in shown and "round 0" not in shown
+
+
 def test_a_run_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
     with start(tmp_path / "run") as process:
         while not (tmp_path / "run/rounds").exists():

@@ -94,6 +94,7 @@ def run_one(
         opened = open_(settings, folder, fresh, watch=live, progress=Downloads(live), step=live.training, shared=shared)
         before = total(read_spent(folder))
         live.usage, live.ended = lambda: before.plus(opened.usage), opened.spent
+        live.unit = "phase" if settings.phases > 1 else "round"
         live.keep(folder)
         try:
             with resumable():

@@ -69,6 +69,7 @@ class Live:
         self.plain = not self.console.is_terminal or self.json if plain is None else plain
         self.folder: Path | None = None
         self.trackers = trackers
+        self.unit = "round"  # or phase, where a round is two folders (self_improve)
         self._said = ""
         self._written = 0.0
         self.usage: Callable[[], Usage] = Usage  # what the models were asked so far
@@ -120,10 +121,10 @@ class Live:
         if self._progress:
             if self._task is not None:
                 self._progress.update(self._task, visible=False)
-            self._task = self._progress.add_task(describe(name), total=total, completed=done, speed="")
+            self._task = self._progress.add_task(describe(name, self.unit), total=total, completed=done, speed="")
         else:
             kept = f" ({done} kept from before)" if done else ""
-            self._print(f"{describe(name)}: {total}{kept}", "stage", done=done)
+            self._print(f"{describe(name, self.unit)}: {total}{kept}", "stage", done=done)
 
     def advance(self, name: str, done: int, tokens: int = 0, told: tuple[str, float] | None = None) -> None:
         """`told`: speed and seconds left, by who knows better."""
@@ -164,7 +165,7 @@ class Live:
 
     def _stand(self) -> None:
         """What the rounds so far came to, once it is another."""
-        said = standing(self.folder) if self.folder else ""
+        said = standing(self.folder, self.unit) if self.folder else ""
         if said != self._said:
             self._said = said
             self.note(said)
@@ -180,8 +181,13 @@ class Live:
         if self.folder is None or (left is not None and now - self._written < 0.5):
             return
         self._written = now
-        told = {"pid": os.getpid(), "stage": self._last, "total": self._total, "done": done, "speed": speed}
-        told |= {"seconds_left": None if left is None else round(left), "state": state, **self._dollars()}
+        told = {"pid": os.getpid(), "unit": self.unit, "stage": self._last, "total": self._total, "done": done}
+        told |= {
+            "speed": speed,
+            "seconds_left": None if left is None else round(left),
+            "state": state,
+            **self._dollars(),
+        }
         beside = self.folder / (PROGRESS + ".new")
         try:
             beside.write_text(json.dumps(told))
@@ -201,7 +207,7 @@ class Live:
                 self.ended(name.rsplit("/", 1)[-1], time.monotonic() - self._started, self.usage().less(self._before))
 
 
-def standing(folder: Path) -> str:
+def standing(folder: Path, unit: str = "round") -> str:
     """The last round whose gate has decided, on validation prompts, and how many principles there are."""
     parts: list[str] = []
     for gate in sorted(folder.glob("rounds/*/gate.json"))[-1:]:
@@ -209,7 +215,7 @@ def standing(folder: Path) -> str:
         figures = told["figures"]
         by = ((n, figures.get(f"{n}_words") if figures.get(n) is None else figures[n]) for n in SIDES)
         shares = ", ".join(f"{SIDES[name]} {value:.0%}" for name, value in by if value is not None)
-        parts.append(f"round {int(gate.parent.name)} {'kept' if told['kept'] else 'rolled back'}: {shares}")
+        parts.append(f"{unit} {int(gate.parent.name)} {'kept' if told['kept'] else 'rolled back'}: {shares}")
     for place in sorted(folder.glob("rounds/*/principles.json"))[-1:]:
         count = len(json.loads(place.read_text())["constitution"]["principles"])
         parts.append(f"{count} principle{'' if count == 1 else 's'}")
@@ -219,10 +225,10 @@ def standing(folder: Path) -> str:
 SIDES = {"harmful_compliance": "harmful compliance", "benign_refusal": "harmless refused"}
 
 
-def describe(name: str) -> str:
+def describe(name: str, unit: str = "round") -> str:
     """ "00001/verdicts" → "round 1: judging"; "base/hhh" → "base: scoring HHH"."""
     folder, _, stage = name.rpartition("/")
-    where = f"round {int(folder)}" if folder.isdigit() else folder
+    where = f"{unit} {int(folder)}" if folder.isdigit() else folder
     share = stage.removeprefix("tried-")
     said = f"gate at {float(share):.0%} of the change" if share != stage else WORDS.get(stage, stage)
     return f"{where}: {said}" if where else said
@@ -269,12 +275,13 @@ def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
     with live or Live() as display:
         said = ""
         while True:
+            display.unit = told.get("unit", "round")
             if told["state"] == "ended":
                 return f"{folder}: the run has ended"
             if told["state"] == "waiting":
                 return f"{folder}: the run waits for people: iteralign review {folder}; then the same `iteralign run` goes on"
             if told["state"] == "stopped" or not alive(told["pid"]):
-                where = f" in {describe(told['stage'])}" if told["stage"] else ""
+                where = f" in {describe(told['stage'], display.unit)}" if told["stage"] else ""
                 return f"{folder}: the run was stopped{where}; the same `iteralign run` goes on"
             now_shown = (told["stage"], told["total"])  # a training learns late how many steps it has
             if told["stage"] and now_shown != shown:
@@ -283,7 +290,7 @@ def follow(folder: Path, live: Live | None = None, pause: float = 0.5) -> str:
             if shown:
                 said_speed = told["speed"], told["seconds_left"] or 0.0
                 display.advance(told["stage"].rpartition("/")[2], told["done"], told=said_speed)
-            if (now := standing(folder)) != said:
+            if (now := standing(folder, display.unit)) != said:
                 said = now
                 display.note(said)
             time.sleep(pause)
