@@ -1,7 +1,10 @@
 """The doctor names what would break a run, and calls nothing broken that works."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +28,13 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ITERALIGN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", closed_port())
     monkeypatch.delenv("A_KEY", raising=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+def test_cores_are_those_that_this_process_may_use() -> None:
+    """A job of a cluster is given some of a machine's; with a thread for each of the machine's all of them wait."""
+    bound = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from iteralign.sizes import cores; print(cores())"
+    assert subprocess.run([sys.executable, "-c", bound], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def closed_port() -> str:

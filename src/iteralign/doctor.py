@@ -1,6 +1,5 @@
 """What stands in the way of a run: the machine and its packages, and, for a config, its keys, servers and prompts."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from iteralign.config import OpenAIConfig, RunConfig
 from iteralign.downloads import hub_endpoint
 from iteralign.errors import InputError
 from iteralign.records import Split
-from iteralign.sizes import held
+from iteralign.sizes import cores, held
 from iteralign.sources import cache_folder
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def device() -> Check:
     bf16, fp32 = seconds["bfloat16"], seconds["float32"]
     faster = "bfloat16" if bf16 < fp32 else "float32"
     times = f"a product takes {1e3 * bf16:.1f} ms in bfloat16 and {1e3 * fp32:.1f} ms in float32"
-    return Check("device", True, f"cpu, {os.cpu_count()} cores; dtype auto is {faster}: {times}")
+    return Check("device", True, f"cpu, {cores()} cores; dtype auto is {faster}: {times}")
 
 
 def network() -> Check:

@@ -37,7 +37,7 @@ from iteralign.models.base import Model
 from iteralign.models.load import Roles
 from iteralign.models.usage import Usage
 from iteralign.records import Constitution, Prompt, Split, digest
-from iteralign.sizes import at_hand
+from iteralign.sizes import at_hand, cores
 from iteralign.sources import Progress
 from iteralign.stages.red_team import red_team
 from iteralign.store import LOCK, Store, Watcher, locked, open_run, write_text
@@ -155,7 +155,7 @@ def open_(
     kept = open_run(folder, config.digest_fields(), fresh)
     lock = locked(kept)
     store = Store(kept, config.runtime.micro_batch, watch)
-    threads = config.runtime.threads or os.cpu_count() or 1
+    threads = config.runtime.threads or cores()
     write_environment(kept, threads)
     return Run(
         config=config,

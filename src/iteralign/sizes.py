@@ -68,6 +68,14 @@ class Time:
     basis: str
 
 
+def cores() -> int:
+    """Those that this process may use: of a cluster's or a container's machine they are some. More threads than these wait
+    for each other."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
 def multiplies_bfloat16() -> bool:
     """Whether this CPU has units for bfloat16 matrices (Intel AMX), as Linux says it."""
     try:

@@ -304,7 +304,7 @@ class EvalsConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """threads 0 = all cores. `micro_batch` is the unit of storing and resuming. `trackers`: where numbers go, too, by
+    """threads 0 = all cores that this process may use. `micro_batch` is the unit of storing and resuming. `trackers`: where numbers go, too, by
     accelerate's names (tensorboard, wandb, mlflow, trackio, …); `tracker_texts`: the principles of each round, too."""
 
     threads: int = Field(default=0, ge=0)

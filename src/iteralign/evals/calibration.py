@@ -1,6 +1,5 @@
 """How far a judge can be trusted: its answers on replies that people labelled, read on one half, measured on the other."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from iteralign.models.load import Roles
 from iteralign.prompts import load_prompt
 from iteralign.records import Prompt, Reply, Response, Verdict, digest, user
 from iteralign.runs import judge_by
+from iteralign.sizes import cores
 from iteralign.store import Store, Watcher, write_text
 
 CRITERION = "of the thresholds within 0.02 of the highest Cohen's kappa on the half that it is set on, the one nearest to one half"
@@ -134,7 +134,7 @@ def calibrate_judge(
     if isinstance(config, RubricConfig):
         config = telling(config, target)
     store = Store(folder, watch=watch)
-    roles = Roles(os.cpu_count() or 1, folder / "calls.sqlite")
+    roles = Roles(cores(), folder / "calls.sqlite")
     try:
         judge = judge_by(config, roles.get(config.model, refuse_self))
         same_as_before(store, judge.name, rows)
