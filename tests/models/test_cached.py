@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from chat_server import ChatServer, fails, says, serving
 from iteralign.config import Price
 from iteralign.errors import ModelError, NotApplicable, StoreError
 from iteralign.models.base import Job, Sampling
-from iteralign.models.cached import CachedModel
+from iteralign.models.cached import CachedModel, open_calls
 from iteralign.models.usage import Usage
 from iteralign.records import Reply, digest, user
 
@@ -158,7 +159,7 @@ import sys
 from pathlib import Path
 from iteralign.config import OpenAIConfig
 from iteralign.models.base import Job, Sampling
-from iteralign.models.cached import CachedModel
+from iteralign.models.cached import CachedModel, open_calls
 from iteralign.models.openai import OpenAIModel
 from iteralign.records import user
 model = CachedModel(OpenAIModel(OpenAIConfig(model="tiny", base_url=sys.argv[1], key_env=None)), Path(sys.argv[2]))
@@ -216,3 +217,15 @@ def test_a_row_that_is_not_ours_is_named(server: ChatServer, tmp_path: Path) -> 
 def test_a_file_that_cannot_be_made_is_named(server: ChatServer, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot use .*calls\.sqlite"):
         cached(server, tmp_path / "missing")
+
+
+def test_variants_of_a_sweep_may_open_one_file_at_once(tmp_path: Path) -> None:
+    for n in range(20):
+        start, place = threading.Barrier(8), tmp_path / f"{n}.sqlite"
+
+        def opened(_: int, start: threading.Barrier = start, place: Path = place) -> None:
+            start.wait()
+            open_calls(place).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(opened, range(8)))

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,6 +18,7 @@ from iteralign.records import Chat, Choice, Record, Reply, digest
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Record)
+PATIENCE = 30.0  # seconds that another writer of the file is waited for
 
 
 class CachedModel(Model):
@@ -99,14 +101,27 @@ class CachedModel(Model):
 
 
 def open_calls(path: Path) -> sqlite3.Connection:
-    calls = sqlite3.connect(path, timeout=30, check_same_thread=False)
+    calls = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
     try:
-        calls.execute("PRAGMA journal_mode = WAL")  # a killed writer leaves the last whole transaction
+        write_ahead(calls)  # a killed writer leaves the last whole transaction
         calls.execute("CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
     except sqlite3.Error:
         calls.close()
         raise
     return calls
+
+
+def write_ahead(calls: sqlite3.Connection) -> None:
+    """SQLite waits for no lock while it changes a file's mode, and two variants of a sweep may open one file at once."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            calls.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager
