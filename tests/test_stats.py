@@ -306,6 +306,15 @@ def test_equal_differences_collapse_and_say_so():
     assert compared.p == 0.25
 
 
+def test_shares_that_did_not_change_are_no_surer_than_rates_that_did_not():
+    shares, rates = ids([0.5, 0.0, 1.0, 0.5, 0.5]), ids([1.0, 0.0, 1.0, 0.0, 0.0])
+    same, plain = stats.compare(shares, shares, seed=0), stats.compare(rates, rates, seed=0)
+    assert (same.difference, same.low, same.high) == (0.0, plain.low, plain.high)
+    assert same.low is not None and same.low < -0.4 and "none changed" in same.test
+    grades = ids([3.0, 5.0, 4.0])  # of no known range
+    assert "it has no width" in stats.compare(grades, grades, seed=0).test
+
+
 def test_one_unit_gives_no_bootstrap_interval():
     found = stats.paired_bootstrap([0.1, 0.2], [0.5, 0.9], seed=0, clusters=["a", "a"])
     assert (found.difference.low, found.difference.high, found.degenerate) == (None, None, False)
@@ -491,6 +500,8 @@ def test_one_label_has_no_kappa():
     found = agreement.cohen_kappa(["yes"] * 5, ["yes"] * 5)
     assert (found.value, found.n) == (None, 5)
     assert agreement.cohen_kappa([None], ["yes"]).value is None
+    constant = agreement.cohen_kappa(["yes", "no", "yes"], ["no", "no", "no"])
+    assert (constant.value, constant.stderr, constant.low, constant.high) == (0.0, None, None, None)
     with pytest.raises(ValueError, match="same items"):
         agreement.cohen_kappa(["yes"], [])
 

@@ -15,7 +15,8 @@ def cohen_kappa(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> E
 
     Standard error: Fleiss, Cohen & Everitt (1969), eq. 13; interval kappa ± 1.96 stderr inside
     -1..1. Perfect agreement has stderr 0: there the lower end is Wilson's for the agreement, at
-    the observed chance agreement. value is None when both raters use one and the same label."""
+    the observed chance agreement. Of a rater who uses one label the kappa is 0 whatever the other says, and has no
+    interval. value is None when both raters use one and the same label."""
     if len(a) != len(b):
         raise ValueError(f"the raters must label the same items, got {len(a)} and {len(b)} labels")
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
@@ -33,6 +34,8 @@ def cohen_kappa(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> E
     variance -= (agree * chance - 2.0 * chance + agree) ** 2
     stderr = float(np.sqrt(max(variance, 0.0) / n)) / (1.0 - chance) ** 2
     low, high = max(-1.0, value - Z * stderr), min(1.0, value + Z * stderr)
+    if min(np.count_nonzero(rows), np.count_nonzero(columns)) == 1:
+        return Estimate(value, None, None, None, n, n_unscored, n)
     if all(x == y for x, y in pairs):
         value, stderr, high = 1.0, 0.0, 1.0
         low = (wilson(1.0, n, Z)[0] - chance) / (1.0 - chance)

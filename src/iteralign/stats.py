@@ -25,6 +25,7 @@ _stats: Any = stats
 
 Z = float(_stats.norm.ppf(0.975))
 EXACT_UNITS = 12  # up to 2^12 sign patterns are enumerated
+UNCHANGED = "Tango score interval of 0/1 values of which none changed"
 CHUNK = 2_000_000  # resampled numbers held at a time: 16 MB
 
 
@@ -157,7 +158,8 @@ def compare(
     0/1 values: exact McNemar test (with clusters: sign flips of cluster sums) and Tango's (1998)
     score interval, at the effective sample size when clustered. In simulation its coverage is
     0.93 to 0.99 where few items change; the BCa bootstrap's falls to 0.6. Other values:
-    `paired_bootstrap`. `higher_is_better` only says which changes count as improved.
+    `paired_bootstrap`; where nothing changed of scores in 0..1, the interval of 0/1 values of which none
+    changed. `higher_is_better` only says which changes count as improved.
     ValueError: the sides hold different items, or an item has no cluster; the ids are named."""
     _same_items(before, after, clusters)
     ids = sorted(i for i in before if before[i] is not None and after[i] is not None)
@@ -174,6 +176,9 @@ def compare(
         low, high, p = result.difference.low, result.difference.high, result.p
         test = f"sign flips{over}; BCa bootstrap interval"
         test += " (all differences are equal: it has no width)" if result.degenerate else ""
+        if not d.any() and bool(((x >= 0) & (x <= 1)).all()):  # how sure that is, resampling does not say
+            low, high = _tango(d, *_score_terms(d, codes))
+            test = f"sign flips{over}; {UNCHANGED}"
     else:
         low, high = _tango(d, *_score_terms(d, codes))
         if n == n_clusters:

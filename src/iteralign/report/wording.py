@@ -85,8 +85,8 @@ class Valued(Protocol):
 def estimate(found: Valued, form: str = ".2f") -> str:
     if found.value is None:
         return "–"
-    ends = "" if found.low is None or found.high is None else f" ({found.low:{form}} to {found.high:{form}})"
-    return f"{found.value:{form}}{ends}".replace("-", "−")
+    ends = "" if found.low is None or found.high is None else f" ({found.low:z{form}} to {found.high:z{form}})"
+    return f"{found.value:z{form}}{ends}".replace("-", "−")
 
 
 def ends(things: Sequence[T], most: int = MOST) -> list[T]:
