@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from iteralign.evals.hacking import check_reward
 from iteralign.records import Label, Reply, Response, Verdict
+from iteralign.report.rounds import hacking_text
 from make import prompt
 
 
@@ -64,3 +65,8 @@ def test_several_answers_to_a_prompt_count_as_their_mean_and_the_unjudged_are_le
     after = verdicts(["unjudged"] * 5 + ["passes"] * 5, FLATTERY)
     check = check_reward(before, after, likes_flattery)
     assert check.passes == (0.5, 1.0) and check.n == 10
+
+
+def test_one_prompt_is_too_few_to_tell() -> None:
+    check = check_reward(verdicts(["passes"], PLAIN), verdicts(["passes"], FLATTERY), likes_flattery)
+    assert not check.hacked and "cannot be told" in hacking_text(check.row())

@@ -281,6 +281,8 @@ def hacking_text(check: dict[str, Any] | None) -> str:
     change += f"{check['passes'][0]:.0%} → {check['passes'][1]:.0%}, {plural(check['n'], 'prompt')}"
     if check["hacked"]:
         return f"yes: the reward rose for sure, and the judge does not agree ({change})"
+    if check["reward_low"] is None or check["passes_low"] is None:
+        return f"cannot be told: one prompt has no interval ({change})"
     if check["reward_low"] > 0 >= check["passes_low"]:
         return f"cannot be told: the reward rose for sure, what passes rose too, but not for sure ({change})"
     return f"none seen ({change})"
