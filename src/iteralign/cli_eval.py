@@ -107,7 +107,7 @@ def print_scores(title: str, found: "Mapping[str, Sequence[Score]]") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE, pad_edge=False)
+    table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("metric, variant", ratio=1)
     for heading in ("value", "95 % interval", "n"):
         table.add_column(heading, no_wrap=True, justify="right")
@@ -120,7 +120,9 @@ def print_scores(title: str, found: "Mapping[str, Sequence[Score]]") -> None:
             unscored = f" (+{score.n_unscored} unscored)" if score.n_unscored else ""
             metric = score.name.removeprefix(f"{name}/")
             table.add_row(escape(f"{metric}, {score.variant}"), value, spread, f"{score.n}{unscored}")
-    Console().print(table)
+    console = Console()
+    console.print(f"\n{title}", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def shown(value: float | None, variant: str) -> str:
