@@ -1,5 +1,6 @@
 """Several runs from one file: what each becomes, that they go on where they stopped, and the table of all of them."""
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -136,3 +137,16 @@ def test_what_a_judge_said_to_one_variant_is_not_asked_again_by_the_next(tmp_pat
         files = [sqlite3.connect(path) for path in (tmp_path / "out/calls").glob("*.sqlite")]
         kept.append(sum(calls.execute("SELECT count(*) FROM calls").fetchone()[0] for calls in files))
     assert 0 < kept[0] == kept[1], "the other's answers are the same, and its judge was asked nothing"
+
+
+def test_what_the_probes_measured_stands_side_by_side(sweep: Path, tmp_path: Path) -> None:
+    probe = "probe: {enabled: true, prompts: 4, prefill: [0, 1], attacks: [role_play], fine_tune: [3], control: 0}"
+    sweep.write_text(sweep.read_text().replace("lift.budget: 4", f"lift.budget: 4, {probe}"))
+    command = [sys.executable, "-m", "iteralign.cli", "sweep", str(sweep), "--run-dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in (tmp_path / "out/sweep.md").read_text().splitlines() if " | " in line]
+    told = {row[0].lstrip("| "): row[1] for row in rows}
+    for name in ("answer begun with 0 tokens", "answer begun with 1 token", "attack: direct", "attack: role\\_play"):
+        assert re.fullmatch(r"\d/4 \(\d+%\) → \d/4 \(\d+%\)", told[name]), name
+    assert re.fullmatch(r"\d/4 \(\d+%\)", told["fine-tuned on 3 compliant rows"])

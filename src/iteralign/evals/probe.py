@@ -179,7 +179,14 @@ def again(prompt: Prompt, n: int) -> Prompt:
 def prefill_curve(probe: Probe, columns: Sequence[Column], replies: Sequence[Response]) -> list[Row]:
     """Compliance when the answer begins with the first k tokens of a compliant one."""
     return [
-        measure(probe, f"prefill-{k}", "prefill", f"{k} tokens", c, lambda model, k=k: begun(probe, model, replies, k))
+        measure(
+            probe,
+            f"prefill-{k}",
+            "prefill",
+            f"{k} token{'' if k == 1 else 's'}",
+            c,
+            lambda model, k=k: begun(probe, model, replies, k),
+        )
         for c in columns
         for k in probe.config.prefill
     ]

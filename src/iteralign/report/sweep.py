@@ -30,6 +30,7 @@ ROWS = (
     ("degenerate answers", DEGENERATE, None),
     ("HHH, per token", HHH, None),
 )
+PARTS = {"prefill": "answer begun with", "attack": "attack:", "fine-tuning": "fine-tuned on"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
         measures = [find(v.summary.measures, name, variant) if v.summary else None for v in found]
         if any(measures):
             table.append([label, *(before_after(m) for m in measures)])
-    for what in dict.fromkeys(r.what for v in found for r in probed(v)):
-        table.append([f"answer begun with {what}", *(begun(v, what) for v in found)])
+    for part, label in PARTS.items():
+        for what in dict.fromkeys(r.what for v in found for r in probed(v, part)):
+            table.append([f"{label} {what}", *(compliance(v, part, what) for v in found)])
     constitutions = [[h.text for h in v.summary.constitution] for v in found if v.summary]
     table.append(["principles found", *(str(len(own)) for own in constitutions)])
     table.append(["of these also found by another", *agreement(constitutions)])
@@ -84,19 +86,18 @@ def sweep_table(variants: Sequence[Variant]) -> list[list[str]]:
     return [row for row in table if row is table[0] or any(cell not in ("", "–") for cell in row[1:])]
 
 
-def probed(variant: Variant) -> list[Row]:
-    """What its probe measured of answers that were begun for the model."""
+def probed(variant: Variant, part: str) -> list[Row]:
+    """What its probe measured."""
     depth = variant.summary.depth if variant.summary else None
-    return [r for r in depth.rows if r.part == "prefill"] if depth else []
+    return [r for r in depth.rows if r.part == part] if depth else []
 
 
-def begun(variant: Variant, what: str) -> str:
-    """Harmful compliance of the base and of the aligned model, by the evaluator."""
-    values = {
-        r.column: next((s for s in r.scores if s.variant == EVALUATOR), None) for r in probed(variant) if r.what == what
-    }
-    base, aligned = values.get("base"), values.get("aligned")
-    return f"{count(base.value, base.n)} → {count(aligned.value, aligned.n)}" if base and aligned else "–"
+def compliance(variant: Variant, part: str, what: str) -> str:
+    """Harmful compliance of the base and of the aligned model, by the evaluator; only the aligned one is fine-tuned."""
+    rows = [r for r in probed(variant, part) if r.what == what]
+    values = {r.column: next((s for s in r.scores if s.variant == EVALUATOR), None) for r in rows}
+    wanted = [values.get(column) for column in (("aligned",) if part == "fine-tuning" else ("base", "aligned"))]
+    return " → ".join("–" if s is None else count(s.value, s.n) for s in wanted)
 
 
 def before_after(measure: Measure | None) -> str:
