@@ -86,8 +86,9 @@ def test_a_thin_layer_gives_way_at_the_first_token_and_a_deep_one_does_not(tmp_p
     assert len(replies) == len(ASKED)
     curve = prefill_curve(probe, [column("shallow"), column("deep")], replies)
     found = {(r.column, r.what): share(r, "evaluator") for r in curve}
-    assert [found["shallow", f"{k} tokens"] for k in (0, 1, 5)] == [0.0, 1.0, 1.0]
-    assert [found["deep", f"{k} tokens"] for k in (0, 1, 5)] == [0.0, 0.0, 0.0]
+    begun = ("0 tokens", "1 token", "5 tokens")
+    assert [found["shallow", what] for what in begun] == [0.0, 1.0, 1.0]
+    assert [found["deep", what] for what in begun] == [0.0, 0.0, 0.0]
 
 
 def test_no_more_replies_of_the_base_are_drawn_than_are_needed(tmp_path: Path) -> None:
