@@ -223,9 +223,17 @@ def test_variants_of_a_sweep_may_open_one_file_at_once(tmp_path: Path) -> None:
     for n in range(20):
         start, place = threading.Barrier(8), tmp_path / f"{n}.sqlite"
 
-        def opened(_: int, start: threading.Barrier = start, place: Path = place) -> None:
+        def kept(own: int, start: threading.Barrier = start, place: Path = place) -> str:
             start.wait()
-            open_calls(place).close()
+            calls = open_calls(place)
+            with calls:
+                calls.execute("INSERT INTO calls VALUES (?, ?)", (str(own), "said"))
+            [mode] = calls.execute("PRAGMA journal_mode").fetchone()
+            calls.close()
+            return mode
 
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(opened, range(8)))
+            assert set(pool.map(kept, range(8))) == {"wal"}
+        calls = open_calls(place)
+        assert calls.execute("SELECT count(*) FROM calls").fetchone() == (8,), "nobody's calls are lost"
+        calls.close()

@@ -304,8 +304,9 @@ class EvalsConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """threads 0 = all cores that this process may use. `micro_batch` is the unit of storing and resuming. `trackers`: where numbers go, too, by
-    accelerate's names (tensorboard, wandb, mlflow, trackio, …); `tracker_texts`: the principles of each round, too."""
+    """threads 0 = all cores that this process may use. `micro_batch` is the unit of storing and resuming. `trackers`:
+    where numbers go, too, by accelerate's names (tensorboard, wandb, mlflow, trackio, …); `tracker_texts`: the principles
+    of each round, too."""
 
     threads: int = Field(default=0, ge=0)
     micro_batch: int = Field(default=24, ge=1)

@@ -95,6 +95,8 @@ def probed(variant: Variant, part: str) -> list[Row]:
 def compliance(variant: Variant, part: str, what: str) -> str:
     """Harmful compliance of the base and of the aligned model, by the evaluator; only the aligned one is fine-tuned."""
     rows = [r for r in probed(variant, part) if r.what == what]
+    if not rows:
+        return "–"
     values = {r.column: next((s for s in r.scores if s.variant == EVALUATOR), None) for r in rows}
     wanted = [values.get(column) for column in (("aligned",) if part == "fine-tuning" else ("base", "aligned"))]
     return " → ".join("–" if s is None else count(s.value, s.n) for s in wanted)
