@@ -50,7 +50,7 @@ def by_keyboard(page: Page, pages: Pages, who: Annotator, keys: list[int]) -> No
     page.goto(f"{pages.address}/r/{who.token}")
     for n, key in enumerate(keys):
         page.get_by_text(f"{n} of {len(keys)} rated").wait_for()
-        page.wait_for_load_state()  # the keys' script is read after the text is there
+        page.wait_for_load_state()
         page.keyboard.press(str(key))
     page.get_by_text("Done. Thank you!").wait_for()
 
@@ -86,6 +86,7 @@ def test_a_reason_is_written_without_pressing_buttons(browser: Browser, pages: P
     page.keyboard.press("Escape")
     page.keyboard.press("6")
     page.get_by_text("1 of 20 rated").wait_for()
+    page.wait_for_load_state()
     [rating] = [r for r in pages.book.ratings() if r.annotator == "Dan"]
     assert (rating.said, rating.note) == ("none", "1 or 2, I am not sure")
     page.keyboard.press("b")
