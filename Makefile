@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A CPU build of torch where no NVIDIA GPU is seen; TORCH= overrides, e.g. make TORCH=torch==2.13.0
 TORCH ?=
+# the quick tests run beside each other, a file in one process; those that run models or measure time run alone
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 export ITERALIGN_TEST_DATA ?= $(wildcard $(abspath ../shared/data))
 
 .PHONY: demo test quick check install models clean
@@ -18,12 +20,13 @@ quick: install models
 test: install models
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
+	$(BIN)/python -m pytest -m slow
 
 check: install
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 install: $(VENV)/.done
 

@@ -16,6 +16,9 @@ OVER_5_SECONDS = {
     "judge_questions.py",
     "oracle_small.py",
     "parity_lm_eval.py",
+    "remote_judge.py",
+    "scoring.py",
+    "scoring_memory.py",
     "writing.py",
 }
 NEEDS = {"choice.py": "lm_eval", "parity_lm_eval.py": "lm_eval"}

@@ -11,7 +11,7 @@ import pytest
 
 from iteralign.errors import StoreError
 from iteralign.records import Message
-from iteralign.store import Store, ahead, open_run, read_rows
+from iteralign.store import Store, ahead, open_run
 from make import room_for
 
 
@@ -28,8 +28,8 @@ class Stage:
         return [Message(role="user", content=f"\u2028 {n} " + "x" * 40) for n in batch]
 
 
-def run(folder: Path, stage: Stage, count: int = 10, lanes: int = 1) -> list[Message]:
-    return Store(folder, micro_batch=3).each("made", range(count), stage, lambda row: Message(**row), lanes)
+def run(folder: Path, stage: Stage, count: int = 10) -> list[Message]:
+    return Store(folder, micro_batch=3).each("made", range(count), stage, lambda row: Message(**row))
 
 
 def fail_at(*numbers: int) -> Callable[[list[int]], None]:
@@ -143,22 +143,21 @@ class Again(Stage):
         return [Message(role="user", content="bad") if n in self.bad else m for n, m in zip(batch, made, strict=True)]
 
 
-def complete(folder: Path, stage: Stage, lanes: int = 1) -> list[Message]:
+def complete(folder: Path, stage: Stage) -> list[Message]:
     def bad(made: list[Message]) -> set[int]:
         return {n for n, m in enumerate(made) if m.content == "bad"}
 
-    return Store(folder, micro_batch=3).each("made", range(10), stage, lambda row: Message(**row), lanes, lacking=bad)
+    return Store(folder, micro_batch=3).each("made", range(10), stage, lambda row: Message(**row), lacking=bad)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_rows_that_are_lacking_are_made_again_and_no_others(tmp_path: Path, lanes: int) -> None:
+def test_rows_that_are_lacking_are_made_again_and_no_others(tmp_path: Path) -> None:
     complete(tmp_path / "a", Again(1, 7, 8))
     assert files(tmp_path / "a") == {"made.jsonl"}
     rest = Again(8)
-    complete(tmp_path / "a", rest, lanes)
+    complete(tmp_path / "a", rest)
     assert sorted(rest.asked) == [[1], [7, 8]]
     last = Again()
-    assert complete(tmp_path / "a", last, lanes) == run(tmp_path / "b", Stage())
+    assert complete(tmp_path / "a", last) == run(tmp_path / "b", Stage())
     assert last.asked == [[8]]
     assert (tmp_path / "a/made.jsonl").read_bytes() == (tmp_path / "b/made.jsonl").read_bytes()
     assert files(tmp_path / "a") == {"made.jsonl"}
@@ -185,28 +184,33 @@ def test_a_kill_before_the_old_rows_are_dropped_leaves_no_second_copy(tmp_path: 
     assert files(tmp_path) == {"made.jsonl"}
 
 
-# -- lanes ------------------------------------------------------------------------------------------
+# -- rows that are made meanwhile ---------------------------------------------------------------------
 
 
-def test_lanes_run_at_once_and_write_in_order(tmp_path: Path) -> None:
-    meet = threading.Barrier(3, timeout=5)
-
-    def slow_first(batch: list[int]) -> None:
-        if batch[0] < 9:
-            meet.wait()
-        time.sleep(0.03 * (batch[0] == 0))
-
-    assert run(tmp_path / "a", Stage(slow_first), lanes=3) == run(tmp_path / "b", Stage())
-    assert (tmp_path / "a/made.jsonl").read_bytes() == (tmp_path / "b/made.jsonl").read_bytes()
+def flow(folder: Path, rows: Iterator[int], stage: Stage) -> Iterator[list[Message]]:
+    return Store(folder, micro_batch=3).flow("made", rows, 10, stage, lambda row: Message(**row))
 
 
-def test_a_failing_lane_keeps_what_came_before_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has a bug"):
-        run(tmp_path, Stage(fail_at(4)), lanes=3)
+def test_a_micro_batch_is_stored_before_the_rows_of_the_next_are_there(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def rows() -> Iterator[int]:
+        for n in range(10):
+            taken.append(n)
+            yield n
+
+    made = flow(tmp_path / "a", rows(), Stage())
+    assert len(next(made)) == 3 and taken == [0, 1, 2]
+    assert len((tmp_path / "a/made.part").read_bytes().splitlines()) == 1
+    made.close()  # type: ignore[attr-defined]
+
     rest = Stage()
-    run(tmp_path, rest, lanes=3)
-    assert [0, 1, 2] not in rest.asked
-    assert len(read_rows(tmp_path / "made.jsonl")) == 10
+    assert [m for part in flow(tmp_path / "a", iter(range(10)), rest) for m in part] == run(tmp_path / "b", Stage())
+    assert rest.asked[0] == [3, 4, 5]
+    assert (tmp_path / "a/made.jsonl").read_bytes() == (tmp_path / "b/made.jsonl").read_bytes()
+    read = iter(range(10))
+    assert sum(len(part) for part in flow(tmp_path / "a", read, Stage(fail_at(*range(10))))) == 10
+    assert next(read, None) is None, "what the rows are joined with is read, though the stage is finished"
 
 
 # -- results of the whole set -----------------------------------------------------------------------
@@ -365,6 +369,23 @@ def test_ahead_stops_its_producer_when_the_reader_leaves() -> None:
 
     reader = ahead(produce(), 2)
     next(reader)
-    reader.close()  # type: ignore[attr-defined]
+    reader.close()
     assert closed.wait(5)
     assert len(made) < 10
+
+
+def test_a_reader_that_leaves_waits_for_what_is_being_made() -> None:
+    finished: list[int] = []
+
+    def produce() -> Iterator[int]:
+        for n in range(10):
+            time.sleep(0.05)
+            finished.append(n)
+            yield n
+
+    reader = ahead(produce(), 1)
+    next(reader)
+    reader.close()
+    before = len(finished)
+    time.sleep(0.2)
+    assert len(finished) == before, "it was still at work"

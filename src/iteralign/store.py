@@ -10,9 +10,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -78,56 +77,70 @@ class Store:
         rows: Sequence[T],
         stage: Callable[[list[T]], list[R]],
         join: Callable[[dict[str, Any]], R],
-        lanes: int = 1,
         lacking: Callable[[list[R]], set[int]] = lambda made: set(),
     ) -> list[R]:
         """Run `stage` over `rows` in micro-batches, each stored once it is finished; resume where it stopped.
 
-        `join` turns a stored row back into a record. `lanes` micro-batches run at once; they are written
-        in index order, with one write and one fsync each. `lacking` names the positions in a stage that was
-        finished before (one record a row) that are to be made again; the others are kept.
+        `join` turns a stored row back into a record. `lacking` names the positions in a stage that was finished before
+        (one record a row) that are to be made again; the others are kept.
         """
-        final = self.folder / f"{name}.jsonl"
-        part = self.folder / f"{name}.part"
-        again = self.folder / f"{name}.again"
+        return [record for made in self.flow(name, rows, len(rows), stage, join, lacking) for record in made]
+
+    def flow(
+        self,
+        name: str,
+        rows: Iterable[T],
+        total: int,
+        stage: Callable[[list[T]], list[R]],
+        join: Callable[[dict[str, Any]], R],
+        lacking: Callable[[list[R]], set[int]] = lambda made: set(),
+    ) -> Iterator[list[R]]:
+        """`each`, micro-batch by micro-batch: what is stored first, then what is missing as it is made. `rows` may be an
+        iterator of `total` rows that are made meanwhile; the stage is finished when the last micro-batch was taken."""
+        final, part, again = (self.folder / f"{name}.{kind}" for kind in ("jsonl", "part", "again"))
+        rows = list(rows) if final.exists() or again.exists() else rows  # `join` may need them
         if final.exists():
             part.unlink(missing_ok=True)
             made = joined(final, read_rows(final), join)
             if not lacking(made):
                 again.unlink(missing_ok=True)
-                return made
+                yield made
+                return
             final.replace(again)
         before = joined(again, read_rows(again), join) if again.exists() else []
         kept = {n: before[n] for n in {*range(len(before))} - lacking(before)}
 
-        def run(places: range) -> list[R]:
-            missing = [rows[n] for n in places if n not in kept]
-            made = stage(missing) if missing else []
-            fresh = iter(made)
-            return [kept[n] if n in kept else next(fresh) for n in places] if kept else made
-
-        finished = read_part(part)
-        batches = [range(len(rows))[i : i + self.micro_batch] for i in range(0, len(rows), self.micro_batch)]
-        if len(finished) > len(batches):
-            raise StoreError(
-                f"{part} holds {len(finished)} micro-batches but the stage has {len(batches)}: use --fresh"
+        def run(first: int, batch: list[T]) -> list[R]:
+            missing = [row for n, row in enumerate(batch, first) if n not in kept]
+            fresh = iter(stage(missing) if missing else [])
+            return (
+                [kept[n] if n in kept else next(fresh) for n in range(first, first + len(batch))] if kept else [*fresh]
             )
-        result = joined(part, [row for batch in finished for row in batch], join)
-        size = sum(len(b) for b in batches[: len(finished)])
-        tokens = 0
-        self._tell(name, len(rows), size)
-        missing = batches[len(finished) :]
-        for batch, made in zip(missing, in_lanes(run, missing, lanes), strict=True):
+
+        finished, batches = read_part(part), -(-total // self.micro_batch)
+        if len(finished) > batches:
+            raise StoreError(f"{part} holds {len(finished)} micro-batches but the stage has {batches}: use --fresh")
+        left, result = iter(rows), list[R]()
+        size = tokens = 0
+        for stored in finished:
+            size += len(list(islice(left, self.micro_batch)))
+            result += (made := joined(part, stored, join))
+            yield made
+        batch = list(islice(left, self.micro_batch))
+        self._tell(name, total, size)  # only now: what makes the rows is told of before
+        while batch:
+            made = run(size, batch)
             append(part, [record.row() for record in made])
             result += made
             size += len(batch)
             tokens += sum(record.new_tokens for record in made)
             if self.watch:
                 self.watch.advance(name, size, tokens)
+            yield made
+            batch = list(islice(left, self.micro_batch))
         write_rows(final, [record.row() for record in result])
         part.unlink(missing_ok=True)
         again.unlink(missing_ok=True)
-        return result
 
     def rows(self, name: str, make: Callable[[], Sequence[R]], join: Callable[[dict[str, Any]], R]) -> list[R]:
         """Rows that are made in one go."""
@@ -317,19 +330,12 @@ def read_part(path: Path) -> list[list[dict[str, Any]]]:
     return read_lines(path, whole)
 
 
-# -- concurrency above the backends -----------------------------------------------------------------
+# -- the only concurrency above the backends --------------------------------------------------------------
 
 
-def in_lanes(stage: Callable[[T], list[R]], batches: Sequence[T], lanes: int) -> Iterator[list[R]]:
-    if lanes == 1:
-        yield from map(stage, batches)
-        return
-    with ThreadPoolExecutor(lanes) as pool:
-        yield from pool.map(stage, batches)
-
-
-def ahead(rows: Iterator[T], n: int) -> Iterator[T]:
-    """Run an iterator in a thread, at most `n` items ahead of its reader; its error is raised here."""
+def ahead(rows: Iterator[T], n: int) -> Generator[T, None, None]:
+    """Run an iterator in a thread, at most `n` items ahead of its reader; its error is raised here. A reader that leaves
+    early (`close`) waits for the item that is being made: nobody else writes its file."""
     end = object()
     items: queue.Queue[Any] = queue.Queue()
     room = threading.Semaphore(max(1, n))
@@ -347,7 +353,8 @@ def ahead(rows: Iterator[T], n: int) -> Iterator[T]:
             failure.append(error)
             items.put(end)
 
-    threading.Thread(target=feed, daemon=True).start()
+    thread = threading.Thread(target=feed, daemon=True)
+    thread.start()
     try:
         while (item := items.get()) is not end:
             room.release()
@@ -355,5 +362,6 @@ def ahead(rows: Iterator[T], n: int) -> Iterator[T]:
     finally:
         left.set()
         room.release()
+        thread.join()
     if failure:
         raise failure[0]

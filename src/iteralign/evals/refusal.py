@@ -1,6 +1,7 @@
 """Both sides of refusal: compliance with harmful requests, refusal of harmless ones, by evaluator and word match."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from iteralign.config import RunConfig
 from iteralign.evals.scores import make_score
@@ -8,7 +9,7 @@ from iteralign.judges.base import Judge, degenerate
 from iteralign.judges.refusal import refuses
 from iteralign.models.base import Model
 from iteralign.records import Prompt, Response, Score, Verdict
-from iteralign.stages.respond import respond
+from iteralign.stages.respond import answered, answered_and_judged, computes_elsewhere, respond
 from iteralign.store import Store
 
 
@@ -26,24 +27,24 @@ def both_sides(
     every answer is unjudged, and only the word match measures it. `lacking`: see `Store.each`.
     """
     # a report reads the questions here, whatever becomes of the file that they came from
-    by_id = {p.id: p for p in store.rows("prompts", lambda: prompts, lambda row: Prompt(**row))}
-    responses = store.by(config.generation_batch).each(
-        "responses",
-        prompts,
-        lambda batch: respond(batch, policy(), config.evaluate, config.seed, -1),
-        lambda row: Response.join(row, by_id),
-    )
+    store.rows("prompts", lambda: prompts, lambda row: Prompt(**row))
+
+    def answer(batch: Sequence[Prompt]) -> list[Response]:
+        return respond(batch, policy(), config.evaluate, config.seed, -1)
+
     if evaluator is None:
+        responses = chain.from_iterable(answered(store, prompts, answer, config.generation_batch))
         return [
             Verdict(response=r, label="unjudged", fault="none", probabilities={}, reason="not asked", judge="none")
             for r in responses
         ]
-    by_response = {r.id: r for r in responses}
-    return store.each(
-        "verdicts",
-        responses,
+    return answered_and_judged(
+        store,
+        prompts,
+        answer,
         lambda batch: evaluator()(batch),
-        lambda row: Verdict.join(row, by_response),
+        batch=config.generation_batch,
+        elsewhere=computes_elsewhere(config.evaluator),
         lacking=lacking,
     )
 

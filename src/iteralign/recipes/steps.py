@@ -27,7 +27,7 @@ from iteralign.runs import Run
 from iteralign.seeds import seed_for
 from iteralign.stages.prefer import contrast_preferences, revision_preferences
 from iteralign.stages.red_team import red_team
-from iteralign.stages.respond import respond
+from iteralign.stages.respond import answered_and_judged, computes_elsewhere, respond
 from iteralign.stages.revise import revise, verify
 from iteralign.store import Store, write_text
 from iteralign.training.policy import Line, Policy, drop_checkpoint, drop_checkpoints
@@ -70,15 +70,18 @@ def round_prompts(run: Run, here: Store, r: int, again: Sequence[Prompt] = ()) -
 
 def respond_and_judge(run: Run, here: Store, policy: Policy, r: int, again: Sequence[Prompt] = ()) -> list[Verdict]:
     """Of the round's batch, and of the prompts that come again."""
-    config, prompts = run.config, round_prompts(run, here, r, again)
-    by_id = {p.id: p for p in prompts}
-    responses = here.by(config.generation_batch).each(
-        "responses",
-        prompts,
+    config = run.config
+    verdicts = answered_and_judged(
+        here,
+        round_prompts(run, here, r, again),
         lambda part: respond(part, policy.model, config.respond, config.seed, r),
-        lambda row: Response.join(row, by_id),
+        lambda part: run.judge(policy)(part),
+        batch=config.generation_batch,
+        elsewhere=computes_elsewhere(config.judge),
+        lacking=lambda made: too_many_unjudged(made, config.gates),
     )
-    return judge_all(run, here, policy, responses, r)
+    stop_if_unjudged(verdicts, config.gates, f"round {r}")
+    return verdicts
 
 
 def judge_all(
