@@ -15,6 +15,7 @@ OVER_5_SECONDS = {
     "classifier_judge.py",
     "judge_questions.py",
     "oracle_small.py",
+    "pairs.py",
     "parity_lm_eval.py",
     "remote_judge.py",
     "scoring.py",

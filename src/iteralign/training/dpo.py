@@ -20,11 +20,19 @@ from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import fill, load_weights
 from iteralign.records import Checkpoint, Preference
 from iteralign.training.in_place import Task, Watch, placed, train_in_place
+from iteralign.training.one_row import answer_in_one_row, log_probs, reads_in_one_row
 from iteralign.training.rows import deepened_pairs, encode_pairs
 
 
 class PairTrainer(DPOTrainer):
-    """On rows that are tokens already, with the reference's log-probabilities in them."""
+    """On rows that are tokens already, with the reference's log-probabilities in them. On a CPU both answers of a pair are
+    read in one row."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        causal = plain_of(self.model)
+        if reads_in_one_row(causal):
+            answer_in_one_row(causal)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
@@ -102,18 +110,27 @@ def answer_logps(engine: TorchModel, pairs: Sequence[tuple[list[int], list[int]]
     """log P(answer | prompt) of token lists."""
     module, found = engine.module, list[float]()
     module.eval()
+    together = reads_in_one_row(module)
     for at in range(0, len(pairs), batch):
         part = pairs[at : at + batch]
         width = max(len(p) + len(a) for p, a in part)
         ids = torch.full((len(part), width), engine.format.pad_id)
-        mask = torch.zeros_like(ids)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
         for n, (prompt, answer) in enumerate(part):
-            ids[n, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
-            mask[n, : len(prompt) + len(answer)] = 1
-        ids, mask = ids.to(module.device), mask.to(module.device)
-        logits = module(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        for n, (prompt, answer) in enumerate(part):
-            place = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
-            logs = logits[n, place].float().log_softmax(-1)
-            found.append(float(logs.gather(1, ids[n, len(prompt) : len(prompt) + len(answer)][:, None]).sum()))
+            size = len(prompt) + len(answer)
+            ids[n, :size] = torch.tensor([*prompt, *answer])
+            mask[n, :size] = 1
+            labels[n, len(prompt) : size] = ids[n, len(prompt) : size]
+        ids, mask, labels = (t.to(module.device) for t in (ids, mask, labels))
+        if together:
+            found += log_probs(module, ids, mask, labels).sum(1).tolist()
+            continue
+        logits = module(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        logs = torch.gather(logits.log_softmax(-1), 2, ids[:, 1:, None])[:, :, 0]
+        found += (logs * (labels[:, 1:] != -100)).sum(1).tolist()
     return found
+
+
+def plain_of(model: Any) -> Any:
+    """Without the adapter that PEFT puts around it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
