@@ -37,7 +37,7 @@ def main() -> None:
     for way in ("TRL", "one row"):
         with (
             tempfile.TemporaryDirectory() as folder,
-            patch("iteralign.training.dpo.reads_in_one_row", lambda module, way=way: way == "one row"),
+            patch("iteralign.training.one_row.reads_in_one_row", lambda module, way=way: way == "one row"),
         ):
             marks: list[float] = []
             made = train_on_pairs(

@@ -71,6 +71,17 @@ def test_it_answers_as_trl_asks_and_every_other_call_is_as_before() -> None:
     torch.testing.assert_close(module(input_ids=ids, attention_mask=mask).logits, before)
 
 
+def test_logits_are_divided_by_the_temperature() -> None:
+    module = tiny_module()
+    ids, mask, labels = batch(False)
+    answer_in_one_row(module, temperature=2.0)
+    said = module(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    head = module.get_output_embeddings().weight
+    with torch.no_grad():
+        head /= 2
+    torch.testing.assert_close(said.log_probs, plainly(module, ids, mask, labels), atol=1e-5, rtol=1e-4)
+
+
 def test_texts_that_fill_more_than_a_row_are_split_and_none_is_lost() -> None:
     texts = sorted([(n, [1, 2, 3, n, *range(n)], [4]) for n in range(5, 25)], key=lambda text: text[1])
     parts = list(rows(texts, budget=40))

@@ -30,9 +30,7 @@ class PairTrainer(DPOTrainer):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        causal = plain_of(self.model)
-        if reads_in_one_row(causal):
-            answer_in_one_row(causal)
+        answer_in_one_row(self.model)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
@@ -129,8 +127,3 @@ def answer_logps(engine: TorchModel, pairs: Sequence[tuple[list[int], list[int]]
         logs = torch.gather(logits.log_softmax(-1), 2, ids[:, 1:, None])[:, :, 0]
         found += (logs * (labels[:, 1:] != -100)).sum(1).tolist()
     return found
-
-
-def plain_of(model: Any) -> Any:
-    """Without the adapter that PEFT puts around it."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model

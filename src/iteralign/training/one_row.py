@@ -1,7 +1,7 @@
 """Log-probabilities of a batch's answers, read in rows in which what several texts begin with stands once.
 
-For TRL's trainers on a CPU. Both answers of a pair follow one prompt, and all prompts one preamble; TRL goes through each
-text whole, padded to the longest, and projects every position of it onto the vocabulary.
+For TRL's trainers on a CPU. Both answers of a pair follow one prompt, as all samples of RL do, and all prompts one preamble;
+TRL goes through each text whole, padded to the longest, and projects every position of it onto the vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,23 +22,29 @@ def reads_in_one_row(module: Any) -> bool:
     return is_plain(module) and packs(module)
 
 
-def answer_in_one_row(module: Any) -> None:
-    """`module(labels=…, fused_lm_head=True)`, as TRL's trainers ask, answers from here on with `log_probs`; what else
-    comes with them in TRL are figures for a log that nobody keeps. Every other call is as before."""
+def answer_in_one_row(model: Any, temperature: float = 1.0) -> None:
+    """`model(labels=…, fused_lm_head=True)`, as TRL's trainers ask, answers from here on with `log_probs`, if it may; what
+    else comes with them in TRL are figures for a log that nobody keeps. Every other call is as before. `model`: in PEFT's
+    adapter or without; its logits are divided by `temperature`."""
+    module = model.get_base_model() if hasattr(model, "peft_config") else model
+    if not reads_in_one_row(module):
+        return
     before = module.forward
 
     @wraps(type(module).forward)
     def forward(*arguments: Any, fused_lm_head: bool = False, **named: Any) -> Any:
         if not fused_lm_head:
             return before(*arguments, **named)
-        found = log_probs(module, named["input_ids"], named["attention_mask"], named["labels"])
+        found = log_probs(module, named["input_ids"], named["attention_mask"], named["labels"], temperature)
         none = torch.zeros_like(found)
         return SimpleNamespace(log_probs=found, entropy=none, mean_logits=none, is_top1=none.bool())
 
     module.forward = forward
 
 
-def log_probs(module: Any, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def log_probs(
+    module: Any, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
     """(batch, length − 1) natural logs in fp32: of each token but the first, 0 where `labels` are -100. All three are
     (batch, length), and texts are padded on either side."""
     found = torch.zeros(ids.shape[0], ids.shape[1] - 1, device=ids.device)
@@ -52,7 +58,7 @@ def log_probs(module: Any, ids: torch.Tensor, mask: torch.Tensor, labels: torch.
         tree.pad()
         asked = sorted({node for *_, node in places})
         at = {node: n for n, node in enumerate(asked)}
-        logits = project(module, tree, asked).float()
+        logits = project(module, tree, asked).float() / temperature
         logs = logits - logits.logsumexp(-1, keepdim=True)
         row, column, token, node = (torch.tensor(x, device=ids.device) for x in zip(*places, strict=True))
         node = torch.tensor([at[n] for n in node.tolist()], device=ids.device)

@@ -24,6 +24,7 @@ from iteralign.models.seq2seq import Seq2SeqModel
 from iteralign.models.weights import fill, load_weights
 from iteralign.records import Checkpoint, Prompt, Reply, Response
 from iteralign.training.in_place import Task, Watch, placed, train_in_place
+from iteralign.training.one_row import answer_in_one_row
 from iteralign.training.rows import fit
 
 SILENT = 8  # steps without any reward: a step's few prompts may all be ones that the judge says nothing about
@@ -99,6 +100,7 @@ def reinforce(
         trainer.tokens = tokens
         if kept is not None:  # TRL would read a reference from the disk by the model's name: here it is any weights
             add_fused_lm_head(kept, temperature=config.sampling.temperature)
+            answer_in_one_row(kept, config.sampling.temperature)
             trainer.beta, trainer.ref_model = config.beta, kept.eval().requires_grad_(False)
         made.append(trainer)
         return trainer
@@ -185,5 +187,6 @@ def trainer_for(
         if config.method == "rloo"
         else GRPO(args=placed(GRPOConfig(**own), module), **parts)
     )
+    answer_in_one_row(trainer.model, config.sampling.temperature)
     trainer.eos_token_ids = list(dict.fromkeys([*trainer.eos_token_ids, *ends]))  # what comes after is cut off by these
     return trainer
