@@ -232,9 +232,13 @@ SELF = [
 ]
 
 
-def test_each_round_is_cai_then_rlaif_and_the_best_one_is_measured(tmp_path: Path) -> None:
-    outcome = run(tmp_path, *SELF)
+@pytest.mark.parametrize("way", ["sft+dpo", "dpo"])
+def test_each_round_is_cai_then_rlaif_and_the_best_one_is_measured(tmp_path: Path, way: str) -> None:
+    outcome = run(tmp_path, *SELF, f"learn={way}")
     assert outcome.stopped is None
+    assert (tmp_path / "rounds/00000/rows.jsonl").exists() == (way == "sft+dpo")
+    assert (tmp_path / "rounds/00000/preferences.jsonl").exists() == (way == "dpo")
+    assert (tmp_path / "rounds/00001/preferences.jsonl").exists()
     names = {p.parent.name for p in tmp_path.glob("rounds/*/gate.json")}
     assert {"00000", "00002"} <= names <= {"00000", "00001", "00002", "00003"}
     events = [row for row in read_rows(tmp_path / "events.jsonl") if row["event"] == "quality"]

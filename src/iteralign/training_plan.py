@@ -56,18 +56,28 @@ def rows_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
 
 
 def pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
-    """A pair's question is read with both answers."""
-    prefer, dpo = config.prefer, config.dpo
-    harmless, count, answer = [p for p in batch if p.wants == "answer"], 0, 0.0
+    """Of compared samples, and of revisions."""
+    prefer, count, answer, size, tokens = config.prefer, 0, 0.0, 0, 0.0
     if config.recipe in ("rlaif", "self_improve"):
         count = len(batch) * (prefer.samples * (prefer.samples - 1) // 2 if prefer.pairs == "all" else 1)
         answer = REPLY_SHARE * prefer.sampling.max_new_tokens
     if prefer.revised or config.recipe in ("iteralign", "cai"):
-        revised = len(batch) - len(harmless) + failing_of(harmless)
-        count += revised + min(round(prefer.contrast * revised), len(harmless))
-        answer = max(answer, REPLY_SHARE * config.revise.sampling.max_new_tokens)
-    answer = min(answer, dpo.answer_tokens or math.inf)
-    return Learnt(count, 2 * count * min(dpo.max_length, question_tokens(batch) + answer))
+        size, tokens = revised_pairs_of_round(config, batch)
+    return Learnt(count + size, pair_tokens(config, batch, count, answer) + tokens)
+
+
+def revised_pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
+    """Revisions of failing answers, and as many contrast pairs as `prefer.contrast` says."""
+    harmless = [p for p in batch if p.wants == "answer"]
+    revised = len(batch) - len(harmless) + failing_of(harmless)
+    count = revised + min(round(config.prefer.contrast * revised), len(harmless))
+    return Learnt(count, pair_tokens(config, batch, count, REPLY_SHARE * config.revise.sampling.max_new_tokens))
+
+
+def pair_tokens(config: RunConfig, batch: Sequence[Prompt], count: int, answer: float) -> float:
+    """A pair's question is read with both answers."""
+    answer = min(answer, config.dpo.answer_tokens or math.inf)
+    return 2 * count * min(config.dpo.max_length, question_tokens(batch) + answer)
 
 
 def answers_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
@@ -95,6 +105,8 @@ def training_of(config: RunConfig, batch: Sequence[Prompt]) -> Training:
             add(rows_of_round(config, batch), config.sft, r + 1 if config.sft.rows == "pool" else 1)
         if "dpo" in config.learn:
             add(pairs_of_round(config, batch), config.dpo)
+        if config.recipe == "self_improve" and config.cai_by_pairs:
+            add(revised_pairs_of_round(config, batch), config.dpo)
         if "rl" in config.learn:
             add(answers_of_round(config, batch), config.rl)
             if config.rl.reward == "model":

@@ -188,7 +188,7 @@ def walk_cai(walk: Walk, batch: Sequence[Prompt]) -> None:
     given = load_constitution(config.constitution).principles if config.constitution else principles_of(3, "unknown")
     every = [verdict_of(r, "none") for r in responses]
     walk_revisions(walk, every if config.revise.passing else failing(responses), given)
-    if config.recipe == "cai" and "dpo" in config.learn:
+    if config.cai_by_pairs:
         walk_contrast(walk, responses, len(failing(responses)))
 
 

@@ -93,7 +93,7 @@ class RunConfig(Section):
             "iteralign": ("sft", "dpo", "sft+dpo"),
             "cai": ("sft", "dpo", "sft+dpo"),
             "rlaif": ("dpo", "rl"),
-            "self_improve": ("sft+dpo", "sft+rl"),
+            "self_improve": ("sft+dpo", "dpo", "sft+rl"),
             "in_context": ("sft", "dpo", "sft+dpo"),  # it trains nothing, and stands in sweeps of what does
         }[self.recipe]
         if self.learn not in known:
@@ -130,6 +130,11 @@ class RunConfig(Section):
     def needs_pairs(self) -> bool:
         """Whether a round's preferences are learnt from: the judge as the reward asks for none."""
         return "dpo" in self.learn or ("rl" in self.learn and self.rl.reward == "model")
+
+    @property
+    def cai_by_pairs(self) -> bool:
+        """Whether CAI learns rewritings over failing answers. In rounds of self-improvement that is a phase's only way."""
+        return "dpo" in self.learn and (self.recipe == "cai" or "sft" not in self.learn)
 
     @property
     def generation_batch(self) -> int:

@@ -16,7 +16,7 @@ from iteralign.recipes.steps import (
     select,
     write_constitution,
 )
-from iteralign.records import Revision, Verdict
+from iteralign.records import Preference, Revision, Verdict
 from iteralign.runs import Run
 from iteralign.stages.revise import drop_near_copies
 from iteralign.store import Store
@@ -34,8 +34,7 @@ def cai(run: Run) -> Outcome:
         verdicts = respond_and_judge(run, here, now.policy, r)
         revisions = critique_and_revise(run, here, now.policy, verdicts, r)
         rows = select(run, here, revisions, verdicts, now.pool, r) if "sft" in config.learn else []
-        failing = [x for x in revisions if x.before is not None and x.before.label == "fails"]
-        pairs = pairs_of(run, here, now.policy, failing, verdicts, r) if "dpo" in config.learn else []
+        pairs = pairs_of_failing(run, here, now.policy, revisions, verdicts, r) if config.cai_by_pairs else []
         if enough(run, rows, pairs, r):
             now = learn(run, here, now, rows, r, pairs)
         if now.stopped:
@@ -53,6 +52,14 @@ def critique_and_revise(run: Run, here: Store, policy: Policy, verdicts: Sequenc
     chosen = [v for v in verdicts if v.label in labels]
     revisions = rewrite(run, here, policy, chosen, run.constitution.principles, r)
     return drop_near_copies(revisions, run.config.revise.max_near_copies)
+
+
+def pairs_of_failing(
+    run: Run, here: Store, policy: Policy, revisions: Sequence[Revision], verdicts: Sequence[Verdict], r: int
+) -> list[Preference]:
+    """Of all that is rewritten, only an answer that fails is worth less than its rewriting."""
+    failing = [x for x in revisions if x.before is not None and x.before.label == "fails"]
+    return pairs_of(run, here, policy, failing, verdicts, r)
 
 
 __all__ = ["cai"]

@@ -4,7 +4,7 @@ from iteralign.errors import ConfigError
 from iteralign.evals.drift import kl, told
 from iteralign.evals.improvement import Curve, Point, Quality, course, quality_of
 from iteralign.evals.suite import answers_to, evaluate, on_validation
-from iteralign.recipes.cai import critique_and_revise
+from iteralign.recipes.cai import critique_and_revise, pairs_of_failing
 from iteralign.recipes.rlaif import learn_preferences, prefer, sample_and_judge
 from iteralign.recipes.steps import (
     Outcome,
@@ -58,16 +58,17 @@ def self_improve(run: Run) -> Outcome:
 
 
 def one_round(run: Run, now: Standing, r: int, keep: list[Policy]) -> Standing:
-    """CAI in one folder, RLAIF in the next; each passes the gates by itself."""
+    """CAI in one folder, by SFT unless `learn` has none, RLAIF in the next; each passes the gates by itself."""
     first, second = (run.store.inside(f"rounds/{2 * r + n:05d}") for n in (0, 1))
-    before = now.policy
+    before, way = now.policy, "dpo" if run.config.cai_by_pairs else "sft"
     verdicts = respond_and_judge(run, first, now.policy, 2 * r)
     revisions = critique_and_revise(run, first, now.policy, verdicts, 2 * r)
-    rows = select(run, first, revisions, verdicts, now.pool, 2 * r)
+    rows = select(run, first, revisions, verdicts, now.pool, 2 * r) if way == "sft" else []
+    revised = pairs_of_failing(run, first, now.policy, revisions, verdicts, 2 * r) if way == "dpo" else []
     from_before = run.config.needs_pairs and run.config.self_improve.preferences_from == "before_sft"
     samples = sample_and_judge(run, second, before, 2 * r + 1) if from_before else []
-    if enough(run, rows, (), 2 * r, "sft"):
-        now = learn(run, first, now, rows, 2 * r, by="sft", keep=keep)
+    if enough(run, rows, revised, 2 * r, way):
+        now = learn(run, first, now, rows, 2 * r, revised, by=way, keep=keep)
     if now.stopped:
         return now
     if run.config.needs_pairs and not from_before:

@@ -57,12 +57,11 @@ def log_probs(
             places += [(row, start + k - 1, tokens[k], path[k - 1]) for k in labelled]
         tree.pad()
         asked = sorted({node for *_, node in places})
-        at = {node: n for n, node in enumerate(asked)}
         logits = project(module, tree, asked).float() / temperature
         logs = logits - logits.logsumexp(-1, keepdim=True)
-        row, column, token, node = (torch.tensor(x, device=ids.device) for x in zip(*places, strict=True))
-        node = torch.tensor([at[n] for n in node.tolist()], device=ids.device)
-        found = found.index_put((row, column), logs[node, token])
+        at = {node: n for n, node in enumerate(asked)}
+        index = torch.tensor([(row, column, token, at[node]) for row, column, token, node in places], device=ids.device)
+        found = found.index_put((index[:, 0], index[:, 1]), logs[index[:, 3], index[:, 2]])
     return found
 
 
