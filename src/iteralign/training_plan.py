@@ -75,16 +75,16 @@ def revised_pairs_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt
 
 
 def pair_tokens(config: RunConfig, batch: Sequence[Prompt], count: int, answer: float) -> float:
-    """A pair's question is read with both answers."""
+    """A pair's question is read once, and both answers after it: training/one_row.py."""
     answer = min(answer, config.dpo.answer_tokens or math.inf)
-    return 2 * count * min(config.dpo.max_length, question_tokens(batch) + answer)
+    return count * min(2 * config.dpo.max_length, question_tokens(batch) + 2 * answer)
 
 
 def answers_of_round(config: RunConfig, batch: Sequence[Prompt]) -> Learnt:
-    """Of RL: what is sampled in one pass over the prompts; each answer is read by the policy before, by the reference,
-    and in the step itself."""
-    rl, count = config.rl, len(batch) * config.rl.samples
-    return Learnt(count, count * min(rl.max_length, question_tokens(batch) + REPLY_SHARE * rl.sampling.max_new_tokens))
+    """Of RL: what is sampled in one pass over the prompts, and read once a prompt, all its answers after it."""
+    rl = config.rl
+    each = question_tokens(batch) + rl.samples * REPLY_SHARE * rl.sampling.max_new_tokens
+    return Learnt(len(batch) * rl.samples, len(batch) * min(rl.samples * rl.max_length, each))
 
 
 def question_tokens(batch: Sequence[Prompt]) -> float:
