@@ -95,4 +95,8 @@ def test_a_sliding_window_is_read_as_trl_reads() -> None:
         num_key_value_heads=1, sliding_window=4,
     )  # fmt: skip
     assert not reads_in_one_row(MistralForCausalLM(config).eval())
-    assert reads_in_one_row(tiny_module())
+
+
+def test_dropout_is_no_hindrance() -> None:
+    module = tiny_module(attention_dropout=0.5).train()
+    assert reads_in_one_row(module) and module.training

@@ -19,7 +19,11 @@ Text = tuple[int, list[int], list[int]]  # which row of the batch, its tokens, w
 
 def reads_in_one_row(module: Any) -> bool:
     """Whether a module's log-probabilities may be read this way: on a CPU, with full attention and a plain head."""
-    return is_plain(module) and packs(module)
+    training = module.training
+    try:
+        return is_plain(module) and packs(module.eval())  # dropout would tell two readings apart
+    finally:
+        module.train(training)
 
 
 def answer_in_one_row(model: Any, temperature: float = 1.0) -> None:
