@@ -1,7 +1,7 @@
 """What it saves that a judge on a server reads the first answers while the policy writes the next.
 
     python benchmarks/remote_judge.py [--questions 192] [--latency 0.6]
-    python benchmarks/remote_judge.py --quick     # 32 questions
+    python benchmarks/remote_judge.py --quick     # 16 questions
 
 The embedded policy answers the starter pack's questions, 40 tokens each, greedily; a rubric judge asks a chat-completions
 server on loopback, which answers after `--latency` seconds, yes or no by the digest of what it was asked: it stands for a
@@ -66,7 +66,7 @@ def main() -> None:
     arguments.add_argument("--quick", action="store_true")
     options = arguments.parse_args()
     source = DataConfig.model_validate({"source": "pack:starter/red_team", "wants": "decline"})
-    prompts = load_prompts(source, 0)[: 32 if options.quick else options.questions]
+    prompts = load_prompts(source, 0)[: 16 if options.quick else options.questions]
     policy = load_model(TransformersConfig(model="policy", batch=64))
     respond(prompts[:2], policy, SAMPLING, 0, 0)  # what the first call loads is not counted
     server = Server(("127.0.0.1", 0), Handler)
@@ -84,7 +84,7 @@ def main() -> None:
 def measured(
     prompts: list[Prompt], policy: Model, where: OpenAIConfig, elsewhere: bool
 ) -> tuple[float, dict[str, bytes]]:
-    judge, batch = Rubric(RubricConfig(model=where), load_model(where)), len(prompts) // 8
+    judge, batch = Rubric(RubricConfig(model=where), load_model(where)), max(8, len(prompts) // 8)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         answered_and_judged(
