@@ -164,7 +164,7 @@ def round_facts(r: Round) -> list[tuple[str, str]]:
         facts.append(("Failures", f"{failed}{f'; by fault: {faults}' if faults else ''}"))
         why = f"; the first: {r.unjudged_reason}" if r.unjudged else ""
         facts.append(("Unjudged", f"{r.unjudged} of {r.answers}{why}"))
-    if r.principles or r.state in ("kept", "rolled back", "too few rows"):
+    if r.principles or r.oracle_calls:  # none where they are given
         facts.append(("Principles", f"{r.proposed} new, {r.merged} merged; {r.principles} in force"))
     if r.oracle_failed:
         facts.append(("Oracle", f"{lost_calls(r.oracle_failed, r.oracle_calls)}; the first: {r.oracle_error}"))
