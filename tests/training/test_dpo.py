@@ -108,6 +108,16 @@ def test_in_the_second_round_the_base_is_another_reference_than_the_rounds_start
     assert losses["base"] is not None and abs(losses["base"] - math.log(2)) > 0.01
 
 
+def test_answers_are_measured_alike_where_they_are_not_read_in_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny_model()
+    rows = encode_pairs([PAIR], engine.format, 128).rows
+    pairs = [(row["prompt_ids"], row[k]) for row in rows for k in ("chosen_ids", "rejected_ids")]
+    together = answer_logps(engine, pairs, 2)
+    monkeypatch.setattr("iteralign.training.dpo.reads_in_one_row", lambda module: False)
+    assert answer_logps(engine, pairs, 2) == pytest.approx(together, abs=1e-3)
+    assert together[0] != pytest.approx(together[1], abs=0.1)
+
+
 def test_the_model_is_left_as_generation_knows_it(tmp_path: Path) -> None:
     base = str(tiny_folder(tmp_path / "base"))
     engine = tiny_model()

@@ -123,7 +123,7 @@ def answer_logps(engine: TorchModel, pairs: Sequence[tuple[list[int], list[int]]
         if together:
             found += log_probs(module, ids, mask, labels).sum(1).tolist()
             continue
-        logits = module(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        logs = torch.gather(logits.log_softmax(-1), 2, ids[:, 1:, None])[:, :, 0]
-        found += (logs * (labels[:, 1:] != -100)).sum(1).tolist()
+        logits, own = module(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1], labels[:, 1:] != -100
+        logs = logits[own].float().log_softmax(-1).gather(1, ids[:, 1:][own][:, None])[:, 0]
+        found += logs.new_zeros(own.shape).masked_scatter(own, logs).sum(1).tolist()
     return found
